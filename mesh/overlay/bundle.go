@@ -1,0 +1,262 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	// FeatureKey is the handshake's key for the names of the overlays a peer has, preferred first, a space between.
+	FeatureKey = "Overlays"
+	// ControlTag is the mesh's message tag for the control messages of a Bundle.
+	ControlTag = 7
+
+	// legacyOverlay is what a peer speaks that sends no FeatureKey; its control tags are then bare mesh tags.
+	legacyOverlay = "sleeve"
+	maxCommon     = 256 // the index has one byte
+)
+
+// ErrNoCommonOverlay is wrapped by errors of [Switch.Prepare]: the peers have no overlay in common.
+var ErrNoCommonOverlay = errors.New("no overlays in common with peer")
+
+// Bundle holds the links of one mesh connection, one for each overlay that both ends have, and sends over the best that
+// works. It is safe for concurrent use.
+//
+// The best is the first in order of preference that is established and neither failed nor on hold; if none is, the first
+// that is neither failed nor on hold; if there is none either, the connection fails.
+type Bundle struct {
+	sw     *Switch
+	remote peer.Name
+	report func(Event)
+	best   atomic.Pointer[member] // nil: nothing to send over
+
+	mu          sync.Mutex
+	members     []*member // by index; what the index in control messages counts
+	legacy      bool      // control messages without index
+	established bool
+	failed      bool
+	closed      bool
+}
+
+// member is the link of one overlay. Its flags are guarded by the bundle's mu.
+type member struct {
+	name        string
+	link        Link // nil if it could not be prepared
+	established bool
+	onHold      bool
+	failed      bool
+	reason      error // of the last OnHold or Failed
+}
+
+// commonOverlays returns the names that both lists hold, in the order of the side that dialled.
+func commonOverlays(ours, theirs []string, outbound bool) []string {
+	order, other := ours, theirs
+	if !outbound {
+		order, other = theirs, ours
+	}
+	var common []string
+	for _, name := range order {
+		if slices.Contains(other, name) && !slices.Contains(common, name) && len(common) < maxCommon {
+			common = append(common, name)
+		}
+	}
+	return common
+}
+
+// prepare fills the bundle with links for the overlays it can use.
+func (b *Bundle) prepare(p Params, overlays map[string]Overlay, ours []string, send func(tag byte, payload []byte) error) error {
+	common := []string{legacyOverlay}
+	theirs, ok := p.Features[FeatureKey]
+	if b.legacy = !ok; ok {
+		common = commonOverlays(ours, strings.Fields(theirs), p.Outbound)
+	}
+	var errs []error
+	for i, name := range common {
+		m := &member{name: name}
+		b.members = append(b.members, m)
+		if err := b.prepareMember(m, i, p, overlays[name], send); err != nil {
+			m.failed, m.reason = true, err
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	if len(errs) == len(b.members) {
+		return errors.Join(append(errs, ErrNoCommonOverlay)...)
+	}
+	b.best.Store(b.choose())
+	return nil
+}
+
+func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send func(byte, []byte) error) (err error) {
+	if o == nil {
+		return errors.New("not offered here")
+	}
+	p.SendControl = func(tag byte, payload []byte) error {
+		if b.legacy {
+			return send(tag, payload)
+		}
+		return send(ControlTag, append([]byte{byte(index), tag}, payload...))
+	}
+	p.Report = func(e Event) { b.onEvent(m, e) }
+	p.Receive = b.sw.receive
+	m.link, err = o.Prepare(p)
+	return err
+}
+
+// Confirm puts the bundle to use: frames for its remote go to it, and its links begin to send.
+func (b *Bundle) Confirm() {
+	b.sw.setLink(b.remote, b)
+	for _, m := range b.members {
+		if m.link != nil {
+			m.link.Confirm()
+		}
+	}
+}
+
+// Control takes a control message: the tag and payload of a mesh message with tag 1, 2, 3 or ControlTag. It drops what
+// makes no sense.
+func (b *Bundle) Control(tag byte, payload []byte) {
+	index := 0
+	if !b.legacy {
+		if tag != ControlTag || len(payload) < 2 {
+			return
+		}
+		index, tag, payload = int(payload[0]), payload[1], payload[2:]
+	} else if tag == ControlTag {
+		return
+	}
+	if link := b.live(index); link != nil {
+		link.Control(tag, payload)
+	}
+}
+
+func (b *Bundle) live(index int) Link {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || index >= len(b.members) || b.members[index].failed {
+		return nil
+	}
+	return b.members[index].link
+}
+
+// send sends frames over the best link; false if there is none.
+func (b *Bundle) send(frames []Frame) bool {
+	m := b.best.Load()
+	if m == nil {
+		return false
+	}
+	m.link.Send(frames)
+	return true
+}
+
+// onEvent notes what became of a link, chooses anew, and tells the mesh what it needs to know: the first link that is
+// established, and that none is left.
+func (b *Bundle) onEvent(m *member, e Event) {
+	b.mu.Lock()
+	if b.closed || b.failed {
+		b.mu.Unlock()
+		return
+	}
+	var first, dead bool
+	switch e.Kind {
+	case Established:
+		m.established = true
+		first, b.established = !b.established, true
+	case OnHold:
+		m.onHold, m.reason = true, e.Err
+	case Healthy:
+		m.onHold, m.reason = false, nil
+	case Failed:
+		m.failed, m.reason = true, e.Err
+		dead = true
+	}
+	best := b.choose()
+	b.best.Store(best)
+	b.failed = best == nil
+	ended := b.failed
+	b.mu.Unlock()
+
+	if first {
+		b.report(Event{Kind: Established})
+	}
+	if dead {
+		go m.link.Close() // not from within its own report
+	}
+	if ended {
+		b.report(Event{Kind: Failed, Err: fmt.Errorf("no working overlay to %s: %w", b.remote, b.reasons())})
+	}
+}
+
+// choose returns the member to send over, nil if there is none. The caller holds mu, or nobody else has the bundle yet.
+func (b *Bundle) choose() *member {
+	var fallback *member
+	for _, m := range b.members {
+		if m.failed || m.onHold {
+			continue
+		}
+		if m.established {
+			return m
+		}
+		if fallback == nil {
+			fallback = m
+		}
+	}
+	return fallback
+}
+
+func (b *Bundle) reasons() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var errs []error
+	for _, m := range b.members {
+		if m.reason != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", m.name, m.reason))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Status describes the link in use, the zero value if there is none.
+func (b *Bundle) Status() LinkStatus {
+	m := b.best.Load()
+	if m == nil {
+		return LinkStatus{}
+	}
+	return m.link.Status()
+}
+
+// Statuses describes the links of all common overlays, in order of preference.
+func (b *Bundle) Statuses() []LinkStatus {
+	b.mu.Lock()
+	members := slices.Clone(b.members)
+	b.mu.Unlock()
+	var out []LinkStatus
+	for _, m := range members {
+		if m.link == nil {
+			out = append(out, LinkStatus{Overlay: m.name, Reason: m.reason.Error()})
+			continue
+		}
+		out = append(out, m.link.Status())
+	}
+	return out
+}
+
+// Close takes the bundle out of use and closes its links. It is idempotent.
+func (b *Bundle) Close() {
+	b.mu.Lock()
+	b.closed = true
+	members := b.members
+	b.mu.Unlock()
+	b.sw.dropLink(b.remote, b)
+	b.best.Store(nil)
+	for _, m := range members {
+		if m.link != nil {
+			m.link.Close()
+		}
+	}
+}

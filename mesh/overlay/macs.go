@@ -1,0 +1,144 @@
+package overlay
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	// MACAge is how long an address is remembered after its last frame.
+	MACAge = 10 * time.Minute
+	// MaxMACs bounds the table: a peer that invents addresses cannot make it grow without end. Beyond it addresses are
+	// not learned, and frames to them are flooded.
+	MaxMACs = 1 << 16
+
+	macShards     = 64
+	maxPerShard   = MaxMACs / macShards
+	macRefreshGap = int64(time.Second) // how stale last-seen may get; spares a write to shared memory for each frame
+)
+
+// MACEntry says at which peer a station is.
+type MACEntry struct {
+	MAC      MAC       `json:"mac"`
+	Peer     peer.Name `json:"peer"`
+	LastSeen time.Time `json:"last_seen"`
+}
+
+// macTable maps stations to peers. Readers load one pointer and look into a map that nobody changes; a writer copies one
+// shard. So it suits what it is for: read for each frame, changed when a station is new or moves.
+type macTable struct {
+	shards [macShards]macShard
+}
+
+type macShard struct {
+	entries atomic.Pointer[map[MAC]*station]
+	mu      sync.Mutex // serializes writers
+}
+
+type station struct {
+	peer peer.Name
+	seen atomic.Int64 // Unix nanoseconds
+}
+
+func (t *macTable) shard(m MAC) *macShard {
+	return &t.shards[(m[5]^m[4]>>2^m[3]>>4)%macShards]
+}
+
+func (s *macShard) load() map[MAC]*station {
+	if p := s.entries.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// lookup returns where m is, whether or not it is due to be forgotten.
+func (t *macTable) lookup(m MAC) (peer.Name, bool) {
+	if st := t.shard(m).load()[m]; st != nil {
+		return st.peer, true
+	}
+	return 0, false
+}
+
+// learn notes that m was seen at p. If it is known at another peer it moves only with move set. It returns false if it
+// did not move. Group addresses are nobody's and are not learned.
+func (t *macTable) learn(m MAC, p peer.Name, now time.Time, move bool) bool {
+	if m.IsGroup() {
+		return true
+	}
+	s := t.shard(m)
+	if st := s.load()[m]; st != nil {
+		if st.peer == p {
+			st.touch(now)
+			return true
+		}
+		if !move {
+			return false
+		}
+	}
+	return s.insert(m, p, now, move)
+}
+
+func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.load()
+	if st := old[m]; st != nil && st.peer != p && !move {
+		return false // another goroutine was faster
+	}
+	if old[m] == nil && len(old) >= maxPerShard {
+		return true // full: not learned, but no conflict either
+	}
+	st := &station{peer: p}
+	st.seen.Store(now.UnixNano())
+	s.replace(old, func(entries map[MAC]*station) { entries[m] = st })
+	return true
+}
+
+func (st *station) touch(now time.Time) {
+	if t := now.UnixNano(); t-st.seen.Load() > macRefreshGap {
+		st.seen.Store(t)
+	}
+}
+
+// replace publishes a changed copy of the shard. The caller holds mu.
+func (s *macShard) replace(old map[MAC]*station, change func(map[MAC]*station)) {
+	entries := make(map[MAC]*station, len(old)+1)
+	maps.Copy(entries, old)
+	change(entries)
+	s.entries.Store(&entries)
+}
+
+// removeIf forgets the stations for which drop returns true.
+func (t *macTable) removeIf(drop func(*station) bool) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		old := s.load()
+		for _, st := range old {
+			if drop(st) {
+				s.replace(old, func(entries map[MAC]*station) {
+					maps.DeleteFunc(entries, func(_ MAC, st *station) bool { return drop(st) })
+				})
+				break
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// list returns all entries in order of addresses.
+func (t *macTable) list() []MACEntry {
+	var out []MACEntry
+	for i := range t.shards {
+		for m, st := range t.shards[i].load() {
+			out = append(out, MACEntry{MAC: m, Peer: st.peer, LastSeen: time.Unix(0, st.seen.Load())})
+		}
+	}
+	slices.SortFunc(out, func(a, b MACEntry) int { return slices.Compare(a.MAC[:], b.MAC[:]) })
+	return out
+}

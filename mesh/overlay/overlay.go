@@ -1,0 +1,140 @@
+package overlay
+
+import (
+	"net/netip"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// Overlay is one way to carry frames between two peers that have a mesh connection, such as sleeve. It is safe for
+// concurrent use.
+type Overlay interface {
+	// Name is the overlay's name in the handshake: no space in it, the same on all peers, never given another meaning.
+	Name() string
+
+	// Prepare sets up the near end of a link and returns it silent: it may receive, but sends nothing before
+	// [Link.Confirm], because the connection may yet lose against a duplicate. An error means that this overlay cannot
+	// serve the connection; others may.
+	Prepare(p Params) (Link, error)
+}
+
+// Params is what an overlay learns of a connection. Fields are constant; functions are safe for concurrent use.
+type Params struct {
+	Self, Remote peer.Name
+	// Local and RemoteAddr are the ends of the TCP connection. For an outbound one RemoteAddr is the remote's listener,
+	// from which an overlay may derive its own ports; for an inbound one the port is ephemeral and means nothing.
+	Local, RemoteAddr netip.AddrPort
+	// Outbound is true at the end that dialled.
+	Outbound bool
+	// ConnUID is the same at both ends and different for each connection; it ties datagrams to it.
+	ConnUID uint64
+	// Key is the connection's session key, nil if frames travel in the clear.
+	Key *[32]byte
+	// Features are the keys of the remote's handshake; never nil, never written to.
+	Features map[string]string
+
+	// SendControl sends a control message to the link at the other end, over the mesh connection. It queues and does not
+	// wait for the network. Messages arrive in order, or the connection ends.
+	SendControl func(tag byte, payload []byte) error
+	// Report tells what became of the link, once it is confirmed. It may be called from any goroutine, but not from within
+	// a call of one of the Link's methods, and not with locks held that those methods take.
+	Report func(Event)
+	// Receive takes frames that arrived, or that the link made itself to answer the sender of one. They are borrowed:
+	// whoever receives copies what it keeps. It may be called from several goroutines, and from within Send; like Report
+	// not with locks held, since it may lead to Send.
+	Receive func([]Frame)
+}
+
+// Event is a change in a link's life.
+type Event struct {
+	Kind EventKind
+	Err  error // why, for Failed and OnHold
+}
+
+// EventKind is what happened to a link.
+type EventKind uint8
+
+const (
+	// Established: the remote has confirmed that our frames reach it. Reported once.
+	Established EventKind = iota + 1
+	// OnHold: the link seems not to work now. It is kept, and may come back.
+	OnHold
+	// Healthy: a link on hold works again.
+	Healthy
+	// Failed: the link is of no more use and waits to be closed. Nothing is reported after it.
+	Failed
+)
+
+// Link is one end of an overlay between two peers, for the life of one mesh connection. It is safe for concurrent use.
+type Link interface {
+	// Confirm lets the link begin to send. It is called at most once and does not block.
+	Confirm()
+
+	// Send sends frames to the remote, or drops and counts them: a link is a wire, not a promise. Frames are borrowed for
+	// the time of the call. It may wait for a socket, but not for the remote. Before Confirm and after Close it drops.
+	Send(frames []Frame)
+
+	// Control takes a control message from the link at the other end. The payload comes from the network; it is borrowed.
+	// It does not block.
+	Control(tag byte, payload []byte)
+
+	// Status describes the link as it is now.
+	Status() LinkStatus
+
+	// Close ends the link and returns when nothing of it runs any more; no Report and no Receive is called after it. It is
+	// idempotent.
+	Close()
+}
+
+// LinkStatus describes a link for people and for metrics.
+type LinkStatus struct {
+	Overlay     string         `json:"overlay"`
+	Encrypted   bool           `json:"encrypted"`
+	Established bool           `json:"established"`
+	MTU         int            `json:"mtu"`              // largest inner IP packet in bytes, 0 while unknown
+	Remote      netip.AddrPort `json:"remote,omitzero"`  // where datagrams go; zero while unknown
+	Reason      string         `json:"reason,omitempty"` // why it is on hold or failed, or why not better
+	Sent        Counter        `json:"sent"`
+	Received    Counter        `json:"received"`
+	// Drops counts frames and datagrams that were thrown away, by reason.
+	Drops map[string]uint64 `json:"drops,omitempty"`
+}
+
+// Counter counts frames and their bytes, Ethernet header included.
+type Counter struct {
+	Frames uint64 `json:"frames"`
+	Bytes  uint64 `json:"bytes"`
+}
+
+// Port is where frames enter and leave this host: a TAP device, a packet socket, or memory.
+//
+// One goroutine may read while another writes. A read returns as soon as there is a frame, with as many as are there.
+type Port interface {
+	// Name is the name of the device, for people.
+	Name() string
+
+	// Read waits for frames and fills bufs with them, one each, and sizes with their lengths in bytes; it returns how many
+	// it filled, at least one if err is nil. bufs and sizes are equally long; a frame longer than its buffer is dropped and
+	// counted, not cut. After Close it returns an error that wraps [net.ErrClosed].
+	Read(bufs [][]byte, sizes []int) (int, error)
+
+	// Write puts frames on the host's side. They are borrowed for the time of the call. It drops rather than waits for a
+	// host that does not take them; an error says that the port is of no more use.
+	Write(frames [][]byte) error
+
+	// MTU is the largest IP packet in bytes that the device takes now.
+	MTU() int
+
+	// Close unblocks Read and gives the device back. It is idempotent.
+	Close() error
+}
+
+// Routes answers where frames go between peers. Implementations are immutable: a change of topology makes a new one.
+type Routes interface {
+	// NextHop returns the neighbour to which frames for dst go; ok is false if dst is ourselves or out of reach.
+	NextHop(dst peer.Name) (hop peer.Name, ok bool)
+
+	// Flood returns the neighbours to which frames go that src spreads to everyone: our place in src's broadcast tree. The
+	// caller does not change the result.
+	Flood(src peer.Name) []peer.Name
+}

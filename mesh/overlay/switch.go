@@ -1,0 +1,261 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	expireInterval = time.Minute
+	portBatch      = 64
+	portBuffer     = 1<<16 + HeaderLen // the largest IP packet and its header
+)
+
+// SwitchConfig configures a Switch.
+type SwitchConfig struct {
+	// Self is the name of this peer. Required.
+	Self peer.Name
+	// Overlays are the ways to carry frames, preferred first. At least one. "fastdp" has to come before "sleeve" if both
+	// are there: peers of Weave Net 2.8 count them in that order.
+	Overlays []Overlay
+	// Port is where frames of this host's stations come from and go to. Nil means none: the peer only relays. [Switch.Run]
+	// closes it.
+	Port Port
+	// Forwarder decides. Nil means a new one.
+	Forwarder *Forwarder
+	// Log gets what is worth a line. Nil means silence.
+	Log *slog.Logger
+}
+
+// Switch is the Ethernet switch of one peer: a port to this host's stations on one side, links to neighbours on the other.
+// It is safe for concurrent use.
+type Switch struct {
+	// constant
+	self      peer.Name
+	names     []string
+	overlays  map[string]Overlay
+	port      Port
+	forwarder *Forwarder
+	log       *slog.Logger
+
+	// atomic
+	links   atomic.Pointer[map[peer.Name]*Bundle]
+	drops   [numDropReasons]atomic.Uint64
+	portErr atomic.Uint64
+
+	mu sync.Mutex // serializes writers of links
+
+	scratch sync.Pool // of *batch
+}
+
+// NewSwitch makes a switch; it starts nothing.
+func NewSwitch(c SwitchConfig) (*Switch, error) {
+	if !c.Self.IsValid() {
+		return nil, fmt.Errorf("overlay: switch: %w", peer.ErrInvalidName)
+	}
+	if len(c.Overlays) == 0 {
+		return nil, errors.New("overlay: switch without overlays")
+	}
+	s := &Switch{self: c.Self, port: c.Port, forwarder: c.Forwarder, log: c.Log, overlays: map[string]Overlay{}}
+	for _, o := range c.Overlays {
+		name := o.Name()
+		if _, twice := s.overlays[name]; twice || name == "" || strings.ContainsAny(name, " \t\n") {
+			return nil, fmt.Errorf("overlay: switch: bad or repeated overlay name %q", name)
+		}
+		s.names, s.overlays[name] = append(s.names, name), o
+	}
+	if s.forwarder == nil {
+		s.forwarder = NewForwarder(c.Self)
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.links.Store(&map[peer.Name]*Bundle{})
+	s.scratch.New = func() any { return new(batch) }
+	return s, nil
+}
+
+// Offer returns the names of the overlays, for the handshake's FeatureKey.
+func (s *Switch) Offer() string { return strings.Join(s.names, " ") }
+
+// Forwarder returns what decides for the switch.
+func (s *Switch) Forwarder() *Forwarder { return s.forwarder }
+
+// Prepare makes the links for a connection of the mesh, silent until [Bundle.Confirm]. p.SendControl, p.Report and
+// p.Receive are the switch's to fill in; instead send sends a message with a mesh tag (1, 2, 3 or ControlTag) to the other
+// end, without blocking, and report learns, with Established, that the first link is up and, with Failed, that none is left.
+func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, report func(Event)) (*Bundle, error) {
+	b := &Bundle{sw: s, remote: p.Remote, report: report}
+	if err := b.prepare(p, s.overlays, s.names, send); err != nil {
+		b.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (s *Switch) setLink(remote peer.Name, b *Bundle) {
+	s.changeLinks(func(links map[peer.Name]*Bundle) { links[remote] = b })
+}
+
+// dropLink forgets b, unless another connection has taken its place.
+func (s *Switch) dropLink(remote peer.Name, b *Bundle) {
+	s.changeLinks(func(links map[peer.Name]*Bundle) {
+		if links[remote] == b {
+			delete(links, remote)
+		}
+	})
+}
+
+func (s *Switch) changeLinks(change func(map[peer.Name]*Bundle)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	links := maps.Clone(*s.links.Load())
+	change(links)
+	s.links.Store(&links)
+}
+
+// Run moves frames from the port until ctx ends or the port fails, and forgets old stations. Frames from links are moved
+// by the overlays, whether or not the switch runs. It closes the port before it returns; the error is nil if ctx ended.
+func (s *Switch) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 1)
+	var wg sync.WaitGroup
+	if s.port != nil {
+		wg.Go(func() { failed <- s.readPort() })
+	}
+	err := s.expireUntil(ctx, failed)
+	if s.port != nil {
+		_ = s.port.Close()
+	}
+	wg.Wait()
+	return err
+}
+
+func (s *Switch) expireUntil(ctx context.Context, failed <-chan error) error {
+	tick := time.NewTicker(expireInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			s.forwarder.Expire(now)
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// readPort moves frames from the port to the links until the port fails or is closed.
+func (s *Switch) readPort() error {
+	bufs, sizes := make([][]byte, portBatch), make([]int, portBatch)
+	for i := range bufs {
+		bufs[i] = make([]byte, portBuffer)
+	}
+	b := new(batch)
+	for {
+		n, err := s.port.Read(bufs, sizes)
+		if err != nil {
+			return fmt.Errorf("overlay: port %s: %w", s.port.Name(), err)
+		}
+		now := time.Now()
+		for i, buf := range bufs[:n] {
+			s.capture(b, now, buf[:sizes[i]])
+		}
+		s.flush(b)
+	}
+}
+
+func (s *Switch) capture(b *batch, now time.Time, frame []byte) {
+	dst, src, ok := addresses(frame)
+	if !ok {
+		s.drop(DropShort)
+		return
+	}
+	s.apply(b, s.forwarder.Captured(now, dst, src), frame)
+}
+
+// receive moves frames that came over a link.
+func (s *Switch) receive(frames []Frame) {
+	b := s.scratch.Get().(*batch)
+	now := time.Now()
+	for i := range frames {
+		f := &frames[i]
+		dst, src, ok := addresses(f.Data)
+		if !ok {
+			s.drop(DropShort)
+			continue
+		}
+		s.apply(b, s.forwarder.Received(now, f.Src, f.Dst, dst, src), f.Data)
+	}
+	s.flush(b)
+	s.scratch.Put(b)
+}
+
+func (s *Switch) apply(b *batch, d Decision, frame []byte) {
+	if d.Drop != DropNone {
+		s.drop(d.Drop)
+		return
+	}
+	if d.Local {
+		b.local = append(b.local, frame)
+	}
+	if d.Hop != 0 {
+		b.add(d.Hop, Frame{Data: frame, Src: d.Source, Dst: d.Dst})
+	}
+	for _, hop := range d.Flood {
+		b.add(hop, Frame{Data: frame, Src: d.Source, Dst: hop, Flooded: true})
+	}
+}
+
+// flush sends what the batch has gathered and empties it.
+func (s *Switch) flush(b *batch) {
+	if len(b.local) > 0 && s.port != nil {
+		if err := s.port.Write(b.local); err != nil {
+			s.portErr.Add(1)
+		}
+	}
+	links := *s.links.Load()
+	for i := range b.hops[:b.n] {
+		out := &b.hops[i]
+		if link := links[out.hop]; link == nil || !link.send(out.frames) {
+			s.drops[DropNoLink].Add(uint64(len(out.frames)))
+		}
+	}
+	b.reset()
+}
+
+func (s *Switch) drop(r DropReason) { s.drops[r].Add(1) }
+
+// SwitchStatus describes a switch for people and for metrics.
+type SwitchStatus struct {
+	Port       string            `json:"port,omitempty"`
+	PortErrors uint64            `json:"port_errors"` // batches that the port did not take
+	Overlays   []string          `json:"overlays"`
+	MACs       []MACEntry        `json:"macs"`
+	Drops      map[string]uint64 `json:"drops,omitempty"` // frames that went nowhere, by reason
+}
+
+// Status describes the switch as it is now.
+func (s *Switch) Status() SwitchStatus {
+	st := SwitchStatus{Overlays: s.names, MACs: s.forwarder.MACs(), PortErrors: s.portErr.Load(), Drops: map[string]uint64{}}
+	if s.port != nil {
+		st.Port = s.port.Name()
+	}
+	for r := range s.drops {
+		if n := s.drops[r].Load(); n > 0 {
+			st.Drops[DropReason(r).String()] = n
+		}
+	}
+	return st
+}
