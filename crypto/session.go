@@ -7,21 +7,26 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 
+	//lint:ignore SA1019 the wire wants HSalsa20 by itself, and nothing else exports it
 	"golang.org/x/crypto/salsa20/salsa"
 )
 
 // KeySize is the length of keys, public keys included, in bytes.
 const KeySize = 32
 
-// Key is a symmetric key. Its text form hides it, so that it does not end up in a log.
+// Key is a symmetric key. Its text forms hide it, so that it does not end up in a log.
 type Key [KeySize]byte
 
 // String hides the key.
 func (Key) String() string { return "crypto.Key(hidden)" }
 
-// GoString hides the key.
-func (k Key) GoString() string { return k.String() }
+// Format hides the key whatever the verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// MarshalText hides the key in JSON and in structured logs.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // ErrBadPublicKey is wrapped by errors of [KeyPair.Session] about public keys that are malformed, or of low order, with
 // which the session would depend on the password alone.

@@ -36,9 +36,12 @@ type Bundle struct {
 	report func(Event)
 	best   atomic.Pointer[member] // nil: nothing to send over
 
-	mu          sync.Mutex
-	members     []*member // by index; what the index in control messages counts
-	legacy      bool      // control messages without index
+	reporting sync.Mutex     // keeps calls of report in order; taken before mu
+	failing   sync.WaitGroup // closes failed links; added to with mu held and not closed
+
+	mu          sync.Mutex // taken before the switch's
+	members     []*member  // by index; what the index in control messages counts
+	legacy      bool       // control messages without index
 	established bool
 	failed      bool
 	closed      bool
@@ -92,7 +95,7 @@ func (b *Bundle) prepare(p Params, overlays map[string]Overlay, ours []string, s
 	return nil
 }
 
-func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send func(byte, []byte) error) (err error) {
+func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send func(byte, []byte) error) error {
 	if o == nil {
 		return errors.New("not offered here")
 	}
@@ -104,13 +107,23 @@ func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send f
 	}
 	p.Report = func(e Event) { b.onEvent(m, e) }
 	p.Receive = b.sw.receive
-	m.link, err = o.Prepare(p)
-	return err
+	link, err := o.Prepare(p)
+	if err != nil {
+		return err
+	}
+	m.link = link
+	return nil
 }
 
-// Confirm puts the bundle to use: frames for its remote go to it, and its links begin to send.
+// Confirm puts the bundle to use: frames for its remote go to it, and its links begin to send. After Close it does nothing.
 func (b *Bundle) Confirm() {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return
+	}
 	b.sw.setLink(b.remote, b)
+	b.mu.Unlock()
 	for _, m := range b.members {
 		if m.link != nil {
 			m.link.Confirm()
@@ -154,15 +167,27 @@ func (b *Bundle) send(frames []Frame) bool {
 	return true
 }
 
-// onEvent notes what became of a link, chooses anew, and tells the mesh what it needs to know: the first link that is
-// established, and that none is left.
+// onEvent tells the mesh what it needs to know of an event: the first link that is established, and that none is left.
 func (b *Bundle) onEvent(m *member, e Event) {
-	b.mu.Lock()
-	if b.closed || b.failed {
-		b.mu.Unlock()
-		return
+	b.reporting.Lock()
+	defer b.reporting.Unlock()
+	first, ended := b.note(m, e)
+	if first {
+		b.report(Event{Kind: Established})
 	}
-	var first, dead bool
+	if ended {
+		b.report(Event{Kind: Failed, Err: fmt.Errorf("no working overlay to %s: %w", b.remote, b.reasons())})
+	}
+}
+
+// note notes what became of a link and chooses anew. first is true for the first link that is established, ended if no link
+// is left to send over.
+func (b *Bundle) note(m *member, e Event) (first, ended bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || b.failed || m.failed {
+		return false, false
+	}
 	switch e.Kind {
 	case Established:
 		m.established = true
@@ -173,23 +198,12 @@ func (b *Bundle) onEvent(m *member, e Event) {
 		m.onHold, m.reason = false, nil
 	case Failed:
 		m.failed, m.reason = true, e.Err
-		dead = true
+		b.failing.Go(m.link.Close) // not from within its own report
 	}
 	best := b.choose()
 	b.best.Store(best)
 	b.failed = best == nil
-	ended := b.failed
-	b.mu.Unlock()
-
-	if first {
-		b.report(Event{Kind: Established})
-	}
-	if dead {
-		go m.link.Close() // not from within its own report
-	}
-	if ended {
-		b.report(Event{Kind: Failed, Err: fmt.Errorf("no working overlay to %s: %w", b.remote, b.reasons())})
-	}
+	return first, b.failed
 }
 
 // choose returns the member to send over, nil if there is none. The caller holds mu, or nobody else has the bundle yet.
@@ -246,7 +260,8 @@ func (b *Bundle) Statuses() []LinkStatus {
 	return out
 }
 
-// Close takes the bundle out of use and closes its links. It is idempotent.
+// Close takes the bundle out of use and closes its links, and returns when nothing of them runs any more. It is idempotent.
+// It may not be called from within report, which waits for it.
 func (b *Bundle) Close() {
 	b.mu.Lock()
 	b.closed = true
@@ -259,4 +274,5 @@ func (b *Bundle) Close() {
 			m.link.Close()
 		}
 	}
+	b.failing.Wait()
 }

@@ -54,6 +54,12 @@ func (m MAC) String() string {
 // MarshalText implements [encoding.TextMarshaler].
 func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (m *MAC) UnmarshalText(text []byte) (err error) {
+	*m, err = ParseMAC(string(text))
+	return err
+}
+
 // addresses returns the two addresses of a frame; ok is false if it is too short to have a header.
 func addresses(frame []byte) (dst, src MAC, ok bool) {
 	if len(frame) < HeaderLen {

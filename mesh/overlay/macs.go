@@ -17,7 +17,7 @@ const (
 	// not learned, and frames to them are flooded.
 	MaxMACs = 1 << 16
 
-	macShards     = 64
+	macShards     = 256 // as many as a byte can tell
 	maxPerShard   = MaxMACs / macShards
 	macRefreshGap = int64(time.Second) // how stale last-seen may get; spares a write to shared memory for each frame
 )
@@ -46,7 +46,7 @@ type station struct {
 }
 
 func (t *macTable) shard(m MAC) *macShard {
-	return &t.shards[(m[5]^m[4]>>2^m[3]>>4)%macShards]
+	return &t.shards[m[5]^m[4]>>2^m[3]>>4]
 }
 
 func (s *macShard) load() map[MAC]*station {

@@ -67,7 +67,7 @@ const (
 
 // Link is one end of an overlay between two peers, for the life of one mesh connection. It is safe for concurrent use.
 type Link interface {
-	// Confirm lets the link begin to send. It is called at most once and does not block.
+	// Confirm lets the link begin to send. It is called at most once and does not block. After Close it does nothing.
 	Confirm()
 
 	// Send sends frames to the remote, or drops and counts them: a link is a wire, not a promise. Frames are borrowed for
@@ -81,8 +81,8 @@ type Link interface {
 	// Status describes the link as it is now.
 	Status() LinkStatus
 
-	// Close ends the link and returns when nothing of it runs any more; no Report and no Receive is called after it. It is
-	// idempotent.
+	// Close ends the link and returns when nothing of it runs any more; no Report and no Receive is called after it. So it
+	// may not be called from within these. It is idempotent.
 	Close()
 }
 

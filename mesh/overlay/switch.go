@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,9 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 		}
 		s.names, s.overlays[name] = append(s.names, name), o
 	}
+	if fast := slices.Index(s.names, "fastdp"); fast >= 0 && slices.Contains(s.names[:fast], legacyOverlay) {
+		return nil, errors.New("overlay: switch: fastdp has to come before sleeve")
+	}
 	if s.forwarder == nil {
 		s.forwarder = NewForwarder(c.Self)
 	}
@@ -93,6 +97,7 @@ func (s *Switch) Forwarder() *Forwarder { return s.forwarder }
 // Prepare makes the links for a connection of the mesh, silent until [Bundle.Confirm]. p.SendControl, p.Report and
 // p.Receive are the switch's to fill in; instead send sends a message with a mesh tag (1, 2, 3 or ControlTag) to the other
 // end, without blocking, and report learns, with Established, that the first link is up and, with Failed, that none is left.
+// It may not block nor close the bundle.
 func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, report func(Event)) (*Bundle, error) {
 	b := &Bundle{sw: s, remote: p.Remote, report: report}
 	if err := b.prepare(p, s.overlays, s.names, send); err != nil {

@@ -14,7 +14,7 @@ const NameSize = 6
 
 // Name identifies a peer for as long as its host keeps it, over restarts. It holds 48 bits and is written like a MAC
 // address. Names are ordered as numbers, which is also the order of their raw forms. The zero Name is nobody: routing
-// tables use it for "no peer", and no decoder of this package returns it without an error.
+// tables use it for "no peer", and of the decoders only UnmarshalText, which reads reports, takes it.
 type Name uint64
 
 // ErrInvalidName is wrapped by every error about a name that does not parse or may not be used.
