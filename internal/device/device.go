@@ -1,0 +1,136 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+)
+
+// maxName is how long the name of a network device may be, in bytes.
+const maxName = 15
+
+var (
+	// ErrWrongKind says that there is a device of the wanted name, but it is something else.
+	ErrWrongKind = errors.New("there is a device of this name, but of another kind")
+	// ErrNoDevice says that there is no network device of the name.
+	ErrNoDevice = errors.New("no such network device")
+)
+
+// Bridge describes a Linux bridge.
+type Bridge struct {
+	// Name of the device, 1 to 15 bytes. Weave Net's is "weave".
+	Name string
+	// MAC of the bridge, which Weave Net takes from the peer name; nil leaves what the kernel chooses.
+	MAC net.HardwareAddr
+	// MTU in bytes; 0 leaves what is there: the smallest of the ports.
+	MTU int
+}
+
+// Pair describes the veth pair by which an overlay that works with a packet socket is connected to the bridge.
+type Pair struct {
+	// Bridge is the name of the bridge.
+	Bridge string
+	// Inner is the end that is a port of the bridge, Outer the free one that the socket is bound to. Weave Net's are
+	// "vethwe-bridge" and "vethwe-pcap".
+	Inner, Outer string
+	// MTU in bytes; 0 means that of the bridge.
+	MTU int
+}
+
+// Attachment describes how a container is connected.
+type Attachment struct {
+	// Bridge is the name of the bridge to connect to.
+	Bridge string
+	// NetNS is the path of the container's network namespace, as [ResolveNetNS] returns it.
+	NetNS string
+	// HostName is the name of the end of the veth pair that is a port of the bridge; see [HostName].
+	HostName string
+	// Interface is the name of the container's end; "" means [DefaultInterface].
+	Interface string
+	// MAC of the container's end; nil leaves what the kernel chooses.
+	MAC net.HardwareAddr
+	// MTU in bytes of both ends; 0 means that of the bridge.
+	MTU int
+	// Addresses of the container's end, IPv4, each with the length of its subnet's prefix.
+	Addresses []netip.Prefix
+	// Routes through the container's end, beyond those that its addresses bring along.
+	Routes []Route
+	// NoMulticastRoute: do not send multicast of the container this way by default.
+	NoMulticastRoute bool
+	// Hairpin: let the bridge send frames back to the container that sent them.
+	Hairpin bool
+}
+
+// Route is an IPv4 route of a container. With an invalid Via the destination is on the link.
+type Route struct {
+	Dst netip.Prefix
+	Via netip.Addr
+}
+
+// Attached is what [Attach] has done.
+type Attached struct {
+	// Created is true if the interface is new.
+	Created bool
+	// MAC of the container's interface.
+	MAC net.HardwareAddr
+	// Added are those addresses that it did not have before.
+	Added []netip.Prefix
+}
+
+// DefaultInterface is the name of a container's interface to the overlay.
+const DefaultInterface = "ethwe"
+
+// HostName returns the name that Weave Net gives to the host's end of a container's veth pair: id is the number of the
+// container's process or what else tells containers apart by its first 7 bytes.
+func HostName(id string) string {
+	const prefix, n = "vethwepl", 7
+	return prefix + id[:min(n, len(id))]
+}
+
+func checkNames(names ...string) error {
+	for _, name := range names {
+		if name == "" || len(name) > maxName {
+			return fmt.Errorf("%q is no name for a network device: it has 1 to %d bytes", name, maxName)
+		}
+	}
+	return nil
+}
+
+func checkAddresses(addrs ...netip.Prefix) error {
+	for _, addr := range addrs {
+		if !addr.IsValid() || !addr.Addr().Is4() {
+			return fmt.Errorf("%s is no IPv4 address with the length of a prefix", addr)
+		}
+	}
+	return nil
+}
+
+func checkRoutes(routes []Route) error {
+	for _, r := range routes {
+		if err := checkAddresses(r.Dst); err != nil {
+			return err
+		}
+		if r.Via.IsValid() && !r.Via.Is4() {
+			return fmt.Errorf("the route to %s cannot go via %s", r.Dst, r.Via)
+		}
+	}
+	return nil
+}
+
+// hint completes the text of an error that more privileges would have avoided.
+func hint(err error) string {
+	if errors.Is(err, os.ErrPermission) {
+		return " (this takes root, or the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN)"
+	}
+	return ""
+}
+
+// failed says what could not be done, for err that is not nil.
+func failed(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w%s", fmt.Sprintf(format, args...), err, hint(err))
+}

@@ -1,0 +1,59 @@
+//go:build !linux
+
+package device
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+)
+
+// Other systems have neither network namespaces nor these devices: each function fails with errors.ErrUnsupported.
+
+// OpenNetNS is for Linux.
+func OpenNetNS(string) (*NetNS, error) { return nil, errors.ErrUnsupported }
+
+// CurrentNetNS is for Linux.
+func CurrentNetNS() (*NetNS, error) { return nil, errors.ErrUnsupported }
+
+// ResolveNetNS is for Linux.
+func ResolveNetNS(string) (string, error) { return "", errors.ErrUnsupported }
+
+// Do is for Linux.
+func (*NetNS) Do(func() error) error { return errors.ErrUnsupported }
+
+// EnsureBridge is for Linux.
+func EnsureBridge(Bridge) (bool, error) { return false, errors.ErrUnsupported }
+
+// RemoveBridge is for Linux.
+func RemoveBridge(string) error { return errors.ErrUnsupported }
+
+// EnsurePair is for Linux.
+func EnsurePair(Pair) (bool, error) { return false, errors.ErrUnsupported }
+
+// RemovePair is for Linux.
+func RemovePair(string) error { return errors.ErrUnsupported }
+
+// AddPort is for Linux.
+func AddPort(bridge, name string) error { return errors.ErrUnsupported }
+
+// HardwareAddr is for Linux.
+func HardwareAddr(string) (net.HardwareAddr, error) { return nil, errors.ErrUnsupported }
+
+// AddAddress is for Linux.
+func AddAddress(string, netip.Prefix) (bool, error) { return false, errors.ErrUnsupported }
+
+// RemoveAddress is for Linux.
+func RemoveAddress(string, netip.Prefix) error { return errors.ErrUnsupported }
+
+// Addresses is for Linux.
+func Addresses(string) ([]netip.Prefix, error) { return nil, errors.ErrUnsupported }
+
+// Attach is for Linux.
+func Attach(context.Context, Attachment) (Attached, error) { return Attached{}, errors.ErrUnsupported }
+
+// Detach is for Linux.
+func Detach(netns, iface string, addrs []netip.Prefix) (bool, error) {
+	return false, errors.ErrUnsupported
+}
