@@ -1,0 +1,232 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// A dispute begins when a ring arrives that gives a piece of ours, of which addresses are in use, to another peer: we
+// were away and somebody took our place, or came back with an old ring. We keep what is in use, and give nothing more out
+// of what is contested. Then the weaker side (the older token; of equal ones the higher name) asks the other for each
+// address that it uses, in the way of an ordinary claim. Once all are granted, the other's ring takes nothing in use
+// from us any more, and the next merge accepts it: the piece is lost, the addresses are kept. What the other side uses as
+// well stays in dispute, and is reported.
+
+// maxFaults is how many senders of unmergeable rings are remembered.
+const maxFaults = 64
+
+// reclaimBatch is how many addresses of one dispute are asked for at once.
+const reclaimBatch = 64
+
+// dispute is a piece of ours that another peer claims.
+type dispute struct {
+	conflict ring.Conflict
+	since    time.Time
+}
+
+// fault is a ring that could not be merged.
+type fault struct {
+	err   error
+	since time.Time
+	times uint64
+}
+
+// contested returns the ranges in dispute, ascending and disjoint.
+func (c *core) contested() []addr.Range {
+	if len(c.disputes) == 0 {
+		return nil
+	}
+	var all []addr.Range
+	for _, d := range c.disputes {
+		for _, l := range d.conflict.Lost {
+			all = append(all, l.Range)
+		}
+	}
+	slices.SortFunc(all, func(a, b addr.Range) int { return a.Start.Compare(b.Start) })
+	var out []addr.Range
+	for _, r := range all {
+		if n := len(out); n > 0 && !out[n-1].End.Less(r.Start) {
+			out[n-1].End = addr.Max(out[n-1].End, r.End)
+		} else {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// mergeRing takes over what is new in a ring of others. An error means that it cannot be merged.
+func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
+	if c.released {
+		return nil
+	}
+	res, err := c.ring.Merge(s.ring, c.me, c.used)
+	if errors.Is(err, ring.ErrSeeds) && c.yields(s.ring) {
+		c.log.Warn("giving up our own unused ring for another", "from", c.name(s.copyOf), "seeds", s.ring.Seeds)
+		c.changeRing(ring.New(c.universe))
+		res, err = c.ring.Merge(s.ring, c.me, c.used)
+	}
+	if err != nil {
+		return c.noteFault(senderOf(from, s), c.explain(err, s.ring), now)
+	}
+	delete(c.faults, senderOf(from, s))
+	c.suspect = time.Time{}
+	first := !c.hasRing()
+	c.noteConflicts(res.Conflicts, s.copyOf, now)
+	if first && !res.Ring.Empty() {
+		c.born(res.Ring)
+	} else if res.Ring != c.ring {
+		c.changeRing(res.Ring)
+		c.ringHeard()
+	}
+	c.settleDisputes()
+	return nil
+}
+
+// senderOf returns whose ring this is, as well as we know.
+func senderOf(from peer.Name, s state) peer.Name {
+	if s.copyOf != 0 {
+		return s.copyOf
+	}
+	return from
+}
+
+// yields reports whether our ring is to be thrown away for another that was born apart (section 3.5): ours has nobody
+// but us, and no address of it is in use. If the other looks just as unused, the one of the lower name stays.
+func (c *core) yields(in *ring.Ring) bool {
+	if c.birth.mode != byConsensus || !lone(c.ring, c.me) || !c.taken.Len().IsZero() || in.Check() != nil || in.Range != c.universe {
+		return false
+	}
+	other := in.Seeds[0]
+	for _, t := range in.Tokens {
+		if !lone(in, other) || t.Free < in.Range.Size().Uint64() {
+			return true
+		}
+	}
+	return other < c.me
+}
+
+// lone reports whether p alone seeded the ring, and owns all of it.
+func lone(r *ring.Ring, p peer.Name) bool {
+	return len(r.Seeds) == 1 && r.Seeds[0] == p && !slices.ContainsFunc(r.Tokens, func(t ring.Token) bool { return t.Peer != p })
+}
+
+// explain says why a ring does not fit, in the words that Weave Net 2.8 shows.
+func (c *core) explain(err error, in *ring.Ring) error {
+	switch {
+	case errors.Is(err, ring.ErrSeeds):
+		return fmt.Errorf("IP allocation was seeded by different peers (received: %v, ours: %v): %w",
+			c.names(in.Seeds), c.names(c.ring.Seeds), err)
+	case errors.Is(err, ring.ErrRange):
+		return fmt.Errorf("Incompatible IP allocation ranges (received: %v, ours: %v): %w", prefixString(in.Range), c.prefix, err)
+	}
+	return err
+}
+
+func (c *core) names(list []peer.Name) []string {
+	out := make([]string, len(list))
+	for i, p := range list {
+		out[i] = c.name(p)
+	}
+	return out
+}
+
+func (c *core) noteFault(from peer.Name, err error, now time.Time) error {
+	f, known := c.faults[from]
+	if !known {
+		if len(c.faults) >= maxFaults {
+			return err
+		}
+		f.since = now
+		c.log.Warn("ring of another peer does not fit ours", "peer", c.name(from), "err", err)
+	}
+	f.err, f.times = err, f.times+1
+	c.faults[from] = f
+	return err
+}
+
+// noteConflicts follows one merge of a ring that is copyOf's own: what it refuses is in dispute, and what was in dispute
+// with that very peer and is not refused any more is settled.
+func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now time.Time) {
+	old := c.disputes
+	c.disputes = make(map[addr.Addr]*dispute, len(old))
+	changed := false
+	for at, d := range old {
+		if d.conflict.Rival.Peer == copyOf {
+			changed = true
+		} else {
+			c.disputes[at] = d
+		}
+	}
+	for _, x := range conflicts {
+		d := &dispute{conflict: x, since: now}
+		if before := old[x.Ours.At]; before != nil {
+			d.since = before.since
+		} else {
+			c.log.Warn("address range in dispute", "err", x, "with", c.name(x.Rival.Peer))
+		}
+		c.disputes[x.Ours.At] = d
+		changed = true
+	}
+	if changed {
+		c.updateUsable()
+		c.reclaim()
+	}
+}
+
+// settleDisputes forgets disputes over what is not ours any more, or what the ring says is ours at a version above the
+// rival's.
+func (c *core) settleDisputes() {
+	changed := false
+	for at, d := range c.disputes {
+		rival := d.conflict.Rival
+		owned := slices.ContainsFunc(d.conflict.Lost, func(l ring.Loss) bool { return c.ring.Owner(l.Start) == c.me })
+		t, ok := c.ring.Token(rival.At)
+		won := ok && t.At == rival.At && t.Peer == c.me && t.Version > rival.Version
+		if !owned || won {
+			c.log.Info("address range no longer in dispute", "at", at, "with", c.name(rival.Peer), "ours", won)
+			delete(c.disputes, at)
+			changed = true
+		}
+	}
+	if changed {
+		c.updateUsable()
+	}
+}
+
+// reclaim asks the rivals for the addresses we use, where we are the weaker side.
+func (c *core) reclaim() {
+	for _, d := range c.disputes {
+		if d.conflict.Kind == ring.Inconsistent && c.me < d.conflict.Rival.Peer {
+			continue
+		}
+		left := reclaimBatch
+		for _, l := range d.conflict.Lost {
+			c.taken.Each(l.Range, func(r addr.Range) bool {
+				for a := r.Start; a.Less(r.End) && left > 0; a = a.Next() {
+					c.out.request(request{want: addr.Single(a), to: []peer.Name{l.To}})
+					left--
+				}
+				return left > 0
+			})
+		}
+	}
+}
+
+// concede reports whether a contested address that we do not use is to be granted to the peer that contests it.
+func (c *core) concede(from peer.Name, want addr.Range) bool {
+	if want.Size() != addr.From64(1) || c.used(want) || c.ring.Owner(want.Start) != c.me {
+		return false
+	}
+	for _, d := range c.disputes {
+		if d.conflict.Rival.Peer == from && slices.ContainsFunc(d.conflict.Lost, func(l ring.Loss) bool { return l.Covers(want) }) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,154 @@
+package ipam
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/paxos"
+	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// newCore makes the machine from what is configured and stored.
+func newCore(c Config, m members) (*core, error) {
+	self := c.Bus.Self()
+	k := &core{
+		me:        self.Name,
+		prefix:    c.Universe,
+		universe:  addr.FromPrefix(c.Universe),
+		subnet:    c.DefaultSubnet,
+		birth:     c.Birth,
+		targets:   c.Targets,
+		members:   m,
+		rand:      c.Rand,
+		log:       c.Log,
+		volatile:  c.Store == nil,
+		nicknames: map[peer.Name]string{self.Name: self.Nickname},
+		disputes:  make(map[addr.Addr]*dispute),
+		faults:    make(map[peer.Name]fault),
+	}
+	k.ring = ring.New(k.universe)
+	if c.Birth.mode == byConsensus {
+		k.elector = paxos.New(paxos.Voter{Name: self.Name, UID: self.UID})
+	}
+	if c.Store == nil {
+		return k, nil
+	}
+	saved, err := c.Store.Load()
+	if err != nil {
+		return nil, err
+	}
+	return k, k.load(saved)
+}
+
+// load takes over what was stored, if it is ours.
+func (c *core) load(saved Saved) error {
+	if saved.State == nil && len(saved.Holdings) == 0 {
+		return nil
+	}
+	s, err := decodeSaved(saved.State)
+	if err != nil {
+		return fmt.Errorf("ipam: %w", err)
+	}
+	if s.peer != c.me || s.universe != c.prefix {
+		c.log.Warn("stored addresses belong to another peer name or range, and are dropped",
+			"stored_peer", s.peer, "peer", c.me, "stored_range", s.universe, "range", c.prefix,
+			"addresses", len(saved.Holdings))
+		c.dirty.reset = true
+		return nil
+	}
+	if s.ring != nil {
+		c.ring, c.elector, c.loaded = s.ring, nil, true
+		c.updateUsable()
+	} else if c.elector != nil && s.claims != nil {
+		c.elector = paxos.Resume(s.voter, s.claims)
+	}
+	for _, h := range saved.Holdings {
+		if _, twice := c.book.owner(h.Addr.Addr()); twice {
+			return fmt.Errorf("ipam: %w: address %v twice", ErrCorrupt, h.Addr)
+		}
+		c.record(h.Owner, h.Addr)
+	}
+	if !saved.Rewrite {
+		c.dirty = dirty{}
+	} else {
+		c.dirty.state = true
+	}
+	return nil
+}
+
+// birthBySeed makes the ring, if that is how it comes about, and there is none.
+func (c *core) birthBySeed() {
+	if c.birth.mode == bySeed && !c.hasRing() {
+		c.born(ring.Divide(c.universe, c.birth.seeds))
+		c.out.broadcast = true
+	}
+}
+
+// start begins the time in which a loaded ring is not trusted: if it was shared with others, they may have taken over
+// what is ours.
+func (c *core) start(now time.Time) {
+	if c.loaded && !lone(c.ring, c.me) {
+		c.suspect = now.Add(suspicion)
+	}
+	if len(c.waiting.claims) > 0 {
+		c.retry(now)
+	}
+}
+
+// tick is called every few seconds.
+func (c *core) tick(now time.Time) {
+	if !c.suspect.IsZero() && !now.Before(c.suspect) {
+		c.suspect = time.Time{}
+	}
+	if c.voting {
+		c.propose()
+	}
+	c.retry(now)
+	c.reclaim()
+	c.report(false)
+	c.checkSurvey(now)
+}
+
+// receive follows a state from another peer. from is 0 if the sender is not known.
+func (c *core) receive(from peer.Name, s state, now time.Time) error {
+	c.hearNicknames(s.nicknames)
+	if from != 0 {
+		defer c.surveyed(from, now)
+	}
+	ringBefore, trusted := c.ring, c.trusted()
+	var err error
+	if s.ring != nil {
+		err = c.mergeRing(from, s, now)
+	} else {
+		c.hear(from, s)
+	}
+	if c.ring != ringBefore || c.trusted() != trusted {
+		c.retry(now)
+	}
+	return err
+}
+
+// retryAllocs follows a release of addresses: somebody may wait for one.
+func (c *core) retryAllocs(now time.Time) {
+	if len(c.waiting.allocs) > 0 {
+		c.retry(now)
+	}
+}
+
+// takeOut empties the outbox.
+func (c *core) takeOut() outbox {
+	out := c.out
+	c.out = outbox{}
+	return out
+}
+
+// end fails all that waits.
+func (c *core) end() {
+	c.waiting.fail(ErrClosed)
+	if c.survey != nil {
+		close(c.survey.done)
+		c.survey = nil
+	}
+}

@@ -1,0 +1,231 @@
+package ipam
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// Anonymous as owner stands for "no identifier known": the address is filed under its own text form. Allocation is not
+// idempotent for it.
+const Anonymous = "_"
+
+// claimAttempts is how often a claim is asked for in vain, because no message can be sent to the owner, before it fails.
+const claimAttempts = 5
+
+// held returns the address that owner already has in subnet.
+func (c *core) held(owner string, subnet netip.Prefix) (netip.Prefix, bool) {
+	if owner == Anonymous {
+		return netip.Prefix{}, false
+	}
+	for _, p := range c.book.of(owner) {
+		if subnet.Contains(p.Addr()) {
+			return netip.PrefixFrom(p.Addr(), subnet.Bits()), true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// allocate answers at once, or returns a waiter.
+func (c *core) allocate(owner string, subnet netip.Prefix, now time.Time) (netip.Prefix, *waiter, error) {
+	if p, ok := c.held(owner, subnet); ok {
+		return p, nil, nil
+	}
+	if !subnet.Overlaps(c.prefix) {
+		return netip.Prefix{}, nil, fmt.Errorf("ipam: range %v %w: %v", subnet, ErrOutOfRange, c.prefix)
+	}
+	if c.released {
+		return netip.Prefix{}, nil, fmt.Errorf("ipam: allocate for %s: %w", owner, ErrReleased)
+	}
+	if c.trusted() {
+		if p, ok := c.take(owner, subnet); ok {
+			return p, nil, nil
+		}
+	}
+	if c.waiting.len() >= maxWaiting {
+		return netip.Prefix{}, nil, fmt.Errorf("ipam: allocate for %s: %w", owner, ErrBusy)
+	}
+	w := newWaiter(owner)
+	w.subnet = subnet
+	c.startVote()
+	c.tryAllocate(w, now) // the vote may have been decided by us alone
+	if w.answered {
+		return w.result, nil, w.err
+	}
+	c.waiting.allocs = append(c.waiting.allocs, w)
+	return netip.Prefix{}, w, nil
+}
+
+// take records the lowest free address of subnet for owner.
+func (c *core) take(owner string, subnet netip.Prefix) (netip.Prefix, bool) {
+	a, ok := c.free.First(addr.FromPrefix(subnet).Hosts())
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	p := netip.PrefixFrom(a.Netip(true), subnet.Bits())
+	if owner == Anonymous {
+		owner = p.Addr().String()
+	}
+	c.record(owner, p)
+	return p, true
+}
+
+// tryAllocate answers w if it can, and asks somebody for space if not.
+func (c *core) tryAllocate(w *waiter, now time.Time) {
+	if p, ok := c.held(w.owner, w.subnet); ok {
+		w.answer(p, nil)
+		return
+	}
+	if !c.trusted() {
+		return
+	}
+	if p, ok := c.take(w.owner, w.subnet); ok {
+		w.answer(p, nil)
+		return
+	}
+	want := addr.FromPrefix(w.subnet)
+	if to := c.donors(want, now); len(to) > 0 {
+		c.out.request(request{want: want, to: to})
+	}
+}
+
+// donors lists whom to ask for space, best first (section 1.11): those with more free space sooner, with chance mixed in
+// so that not everybody asks the same one. Who is out of reach, or has just denied, is left out.
+func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
+	type candidate struct {
+		peer   peer.Name
+		weight float64
+	}
+	var list []candidate
+	for _, d := range c.ring.Donors(c.me, want) {
+		weight := float64(d.Free) * c.rand.Float64()
+		if now.Before(c.waiting.denied[denial{d.Peer, want}]) || !c.members.reachable(d.Peer) {
+			continue
+		}
+		list = append(list, candidate{d.Peer, weight})
+	}
+	slices.SortStableFunc(list, func(a, b candidate) int { return cmp.Compare(b.weight, a.weight) })
+	out := make([]peer.Name, len(list))
+	for i, x := range list {
+		out[i] = x.peer
+	}
+	return out
+}
+
+// claim answers at once, or returns a waiter.
+func (c *core) claim(owner string, p netip.Prefix) (*waiter, error) {
+	w := newWaiter(owner)
+	w.addr = p
+	if c.released {
+		return nil, fmt.Errorf("ipam: claim %v for %s: %w", p, owner, ErrReleased)
+	}
+	if c.tryClaim(w); w.answered {
+		return nil, w.err
+	}
+	if c.waiting.len() >= maxWaiting {
+		return nil, fmt.Errorf("ipam: claim %v for %s: %w", p, owner, ErrBusy)
+	}
+	c.startVote()
+	if c.tryClaim(w); w.answered { // the vote may have been decided by us alone
+		return nil, w.err
+	}
+	c.waiting.claims = append(c.waiting.claims, w)
+	return w, nil
+}
+
+// tryClaim answers w if it can, and asks the owner of the piece if not (section 4.4).
+func (c *core) tryClaim(w *waiter) {
+	if w.answered {
+		return
+	}
+	ip := w.addr.Addr()
+	a := addr.FromNetip(ip)
+	if holder, ok := c.book.owner(ip); ok {
+		w.answer(w.addr, c.claimHeld(w, holder, c.universe.Contains(a)))
+		return
+	}
+	inside := c.universe.Contains(a)
+	if inside && !c.hasRing() {
+		return
+	}
+	if owner := c.ring.Owner(a); inside && owner != c.me {
+		c.out.request(request{want: addr.Single(a), to: []peer.Name{owner}, claim: true})
+		return
+	}
+	owner := w.owner
+	if owner == Anonymous {
+		owner = ip.String()
+	}
+	c.record(owner, w.addr)
+	w.answer(w.addr, nil)
+}
+
+// claimHeld decides about the claim of an address that is recorded for holder.
+func (c *core) claimHeld(w *waiter, holder string, inside bool) error {
+	own := w.addr.Addr().String()
+	switch {
+	case holder == w.owner, w.owner == Anonymous:
+		return nil
+	case !inside:
+		return fmt.Errorf("ipam: %w: address %v already in use by %s", ErrConflict, w.addr, holder)
+	case holder == own:
+		return fmt.Errorf("ipam: %w: address %v already in use", ErrConflict, w.addr)
+	}
+	return fmt.Errorf("ipam: %w: address %v is already owned by %s", ErrConflict, w.addr, holder)
+}
+
+// failClaims ends the claims of addresses in want, which belong to from.
+func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
+	for _, w := range c.waiting.claims {
+		a := addr.FromNetip(w.addr.Addr())
+		if !want.Contains(a) || c.ring.Owner(a) != from {
+			continue
+		}
+		err := fmt.Errorf("ipam: %w: address %v is owned by other peer %s", ErrConflict, w.addr, c.name(from))
+		if sendErr != nil {
+			if w.unsent++; w.unsent <= claimAttempts {
+				continue
+			}
+			err = fmt.Errorf("%w - %w", err, sendErr)
+		}
+		if w.adopted {
+			c.log.Warn("address found in use here belongs to another peer", "owner", w.owner, "err", err)
+		}
+		w.answer(netip.Prefix{}, err)
+	}
+	c.waiting.claims = open(c.waiting.claims)
+}
+
+// asked answers a peer that wants space (section 2.7).
+func (c *core) asked(from peer.Name, want addr.Range) {
+	if !c.trusted() || c.released || from == c.me {
+		return
+	}
+	gift, ok := c.free.Donation(want.Intersect(c.universe))
+	if !ok && c.concede(from, want) {
+		gift, ok = want, true
+	}
+	if ok {
+		next, err := c.ring.Grant(c.me, from, gift)
+		if ok = err == nil; ok {
+			c.changeRing(next)
+			c.out.broadcast = true
+			c.out.update(from)
+		}
+	}
+	if !ok {
+		c.report(true) // so that the asker learns where not to ask
+		c.out.deny(from, want)
+	}
+}
+
+// denied follows a peer's answer that it has nothing to give.
+func (c *core) denied(from peer.Name, want addr.Range, now time.Time) {
+	c.failClaims(from, want, nil)
+	c.waiting.deny(from, want, now)
+}

@@ -1,0 +1,82 @@
+package ipam
+
+import (
+	"github.com/overweave/overweave/ipam/internal/paxos"
+	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// startVote gets a ring made, if there is none and nobody is at it (section 3.3). It is called when somebody needs one.
+func (c *core) startVote() {
+	if c.hasRing() || c.voting || c.released {
+		return
+	}
+	c.voting = true
+	if c.elector == nil {
+		c.out.broadcast = true // an observer only says that it has no ring
+		return
+	}
+	size := c.birth.size
+	if size == 0 {
+		size = max(c.targets(), 0) + 1
+	}
+	c.elector.SetQuorum(paxos.QuorumOf(size))
+	c.propose()
+}
+
+// propose starts another round, or asks again.
+func (c *core) propose() {
+	c.out.broadcast = true
+	if c.elector == nil {
+		return
+	}
+	c.elector.Propose()
+	c.dirty.state = true
+	c.conclude()
+}
+
+// learn takes part in the vote of others.
+func (c *core) learn(claims paxos.Claims) {
+	if c.elector == nil || !c.elector.Learn(claims) {
+		return
+	}
+	c.dirty.state = true
+	if c.elector.Think() {
+		c.out.broadcast = true
+	}
+	c.conclude()
+}
+
+// conclude creates the ring if the vote is decided.
+func (c *core) conclude() {
+	value, ok := c.elector.Consensus()
+	if !ok {
+		return
+	}
+	c.born(ring.Divide(c.universe, value.Peers))
+	c.out.broadcast = true
+}
+
+// hear follows a state from another peer (section 2.6). from is 0 if the sender is not known.
+func (c *core) hear(from peer.Name, s state) {
+	switch {
+	case c.hasRing():
+		if from != 0 && from != c.me {
+			c.out.update(from)
+		}
+	case s.claims != nil:
+		c.learn(s.claims)
+	case from != 0 && c.elector != nil:
+		c.startVote()
+	}
+}
+
+// hearNicknames keeps the nicknames of peers that matter.
+func (c *core) hearNicknames(nicknames map[peer.Name]string) {
+	for n, nick := range nicknames {
+		if n == c.me || len(c.nicknames) >= paxos.MaxVoters {
+			continue
+		}
+		c.nicknames[n] = nick
+	}
+}
