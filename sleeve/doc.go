@@ -1,0 +1,40 @@
+// Package sleeve carries Ethernet frames between two peers in user space, over UDP, in the form of Weave Net 2.8. It works
+// where nothing else does: without kernel modules, through NAT, over any number of relays, in the clear or sealed.
+//
+// [Listen] opens the UDP socket, [New] makes the [Overlay], which implements the overlay contract of mesh/overlay, and
+// [Overlay.Run] reads datagrams until its context ends. The overlay's links carry frames between two neighbours; where a
+// frame goes is decided by the switch in mesh/overlay.
+//
+// # A datagram
+//
+//	sender name (6) | [ number (8) | seal (16) ] | record | record | ...
+//	record: source peer (6) | destination peer (6) | length (2) | frame
+//
+// The part in brackets is there if the link has a key; the records are then sealed. Datagrams go on one of two channels, D
+// with the don't-fragment bit and N without, each with its own row of numbers.
+//
+// # A link
+//
+//	prepared -- Confirm --> waiting -- address known --> probing -- ConnectionEstablished --> established
+//	            silent       the dialled side             heartbeat                           heartbeat every 10 s,
+//	                         only listens                 every 500 ms                        fragmentation and MTU tests
+//
+// A link fails after 60 s without a valid heartbeat, and for no other reason: nothing that arrives and no error of the
+// socket ends it. The life of a link is in machine.go and pmtu.go, which know neither sockets nor clocks. Each link runs
+// one goroutine, for timers and answers; frames are sent by who calls Send, and received by the overlay's readers.
+//
+// # Where this differs from Weave Net 2.8, within its wire
+//
+//   - Frames of one Send call are packed into datagrams at once, as 2.8 does with what is in its queue; there is no queue.
+//   - Errors of the socket lose a datagram, not the link.
+//   - The path MTU is asked of the kernel instead of provoking an error with a frame of 60000 bytes. If that is below the
+//     search's floor of 552, the search stays at or below it.
+//   - A repeated ConnectionEstablished, an MTU confirmed without a search, and MTU tests below 68 bytes are ignored;
+//     answers to tests are limited in rate.
+//   - "Fragmentation needed" answers are limited in rate and are not given to ICMP errors, fragments other than the first,
+//     and packets to groups.
+//   - IPv6 packets that are too big are answered with "packet too big" if the overlay's MTU is at least 1280 and they are
+//     not flooded. Others go on channel N, as in 2.8.
+//   - The inner IP header is checked against the frame before it is believed.
+//   - The underlay may be IPv6, which adds 20 bytes to each datagram; 2.8 has IPv4 only.
+package sleeve

@@ -1,0 +1,306 @@
+package sleeve
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overweave/overweave/crypto"
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+const (
+	tooBigInterval = 10 * time.Millisecond // of answers to senders, once a burst is used up
+	tooBigBurst    = 50
+)
+
+// link is one end of the overlay between two peers. It implements [overlay.Link].
+type link struct {
+	// constant
+	overlay *Overlay
+	params  overlay.Params
+	local   netip.Addr             // source of datagrams; zero: as routed
+	sealer  *crypto.DatagramSealer // nil: in the clear
+	opener  *crypto.DatagramOpener
+	log     *slog.Logger
+
+	// atomic; what sending needs of the machine's state
+	remote      atomic.Pointer[netip.AddrPort] // nil: send nothing
+	mtu         atomic.Int32
+	maxPayload  atomic.Int32
+	fragTrusted atomic.Bool
+
+	sentFrames, sentBytes         atomic.Uint64
+	receivedFrames, receivedBytes atomic.Uint64
+	drops                         drops
+
+	inside  gate          // calls of Send and of the overlay's readers
+	stop    chan struct{} // closed by Close
+	wakeup  chan struct{} // the machine has changed
+	running sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows; nothing is called out with it held
+	machine machine
+	closed  bool
+
+	answerMu sync.Mutex
+	answers  limiter // guarded by answerMu
+}
+
+func newLink(o *Overlay, p overlay.Params) *link {
+	l := &link{
+		overlay: o, params: p, log: o.log.With("peer", p.Remote.String()),
+		inside: newGate(), stop: make(chan struct{}), wakeup: make(chan struct{}, 1),
+		answers: limiter{interval: tooBigInterval, burst: tooBigBurst},
+	}
+	overhead := plainOverhead
+	if p.Key != nil {
+		overhead = sealedOverhead
+		l.sealer = crypto.NewDatagramSealer(*p.Key, p.Outbound)
+		l.opener = crypto.NewDatagramOpener(*p.Key, !p.Outbound)
+	}
+	if o.conn.LocalAddr().Addr().IsUnspecified() {
+		l.local = p.Local.Addr().Unmap()
+	}
+	l.params.RemoteAddr = netip.AddrPortFrom(p.RemoteAddr.Addr().Unmap(), p.RemoteAddr.Port())
+	l.machine = newMachine(l.params, overhead+recordLen+overlay.HeaderLen)
+	l.publish()
+	return l
+}
+
+// Confirm implements [overlay.Link].
+func (l *link) Confirm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.machine.confirmed {
+		return
+	}
+	l.machine.confirm(time.Now())
+	l.publish()
+	l.overlay.register(l)
+	l.running.Go(l.run)
+}
+
+// step gives the machine an input.
+func (l *link) step(input func(m *machine, now time.Time)) {
+	l.mu.Lock()
+	input(&l.machine, time.Now())
+	l.publish()
+	l.mu.Unlock()
+	l.wake()
+}
+
+// publish makes the machine's state known to senders. The caller holds mu, or nobody else has the link yet.
+func (l *link) publish() {
+	m := &l.machine
+	l.mtu.Store(int32(m.mtu))
+	l.maxPayload.Store(int32(m.maxPayload))
+	l.fragTrusted.Store(m.fragTrusted)
+	old := l.remote.Load()
+	if !m.confirmed || !m.remote.IsValid() || old != nil && *old == m.remote {
+		return
+	}
+	if old != nil {
+		l.log.Info("sleeve: peer moved", "from", *old, "to", m.remote)
+	}
+	remote := m.remote
+	l.remote.Store(&remote)
+}
+
+func (l *link) wake() {
+	select {
+	case l.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// run does what the machine asks for, until the link is closed or has failed.
+func (l *link) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var actions []action
+	for {
+		l.mu.Lock()
+		l.machine.tick(time.Now())
+		actions = l.machine.take(actions)
+		l.publish()
+		next := l.machine.next()
+		l.mu.Unlock()
+		for _, a := range actions {
+			if l.stopped() {
+				return
+			}
+			l.do(a)
+		}
+		if len(actions) > 0 {
+			continue // they may have led to more
+		}
+		if next.IsZero() {
+			return
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-l.stop:
+			return
+		case <-l.wakeup:
+		case <-timer.C:
+		}
+	}
+}
+
+func (l *link) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// do carries out an action of the machine.
+func (l *link) do(a action) {
+	switch a.kind {
+	case doHeartbeat:
+		l.sendSpecial(crypto.DontFragment, appendHeartbeat(nil, l.params.ConnUID))
+	case doTest:
+		l.sendSpecial(crypto.DontFragment, make([]byte, overlay.HeaderLen+a.value))
+	case doFragTest:
+		l.sendSpecial(crypto.Fragmentable, make([]byte, fragTestLen))
+	case doAskMTU:
+		l.learnMTU()
+	case doControl:
+		var payload []byte
+		if a.value == tagMTUVerified {
+			payload = binary.BigEndian.AppendUint16(nil, uint16(a.mtu))
+		}
+		if err := l.params.SendControl(byte(a.value), payload); err != nil {
+			l.log.Debug("sleeve: control message not sent", "tag", a.value, "err", err)
+		}
+	case doReport:
+		l.params.Report(a.event)
+	}
+}
+
+// sendSpecial sends one of the link's own frames, whatever its size.
+func (l *link) sendSpecial(ch crypto.Channel, frame []byte) {
+	remote := l.remote.Load()
+	if remote == nil {
+		return
+	}
+	s := l.overlay.senders.Get().(*sender)
+	s.begin(l, *remote)
+	p := &s.dont
+	if ch == crypto.Fragmentable {
+		p = &s.may
+	}
+	p.limit = MaxDatagram
+	if !p.add(&overlay.Frame{Data: frame, Src: l.params.Self, Dst: l.params.Remote}) {
+		l.drops.add(dropTooBig, 1)
+	}
+	s.end()
+	l.overlay.senders.Put(s)
+}
+
+// askMTU has the path MTU looked up.
+func (l *link) askMTU() {
+	l.step(func(m *machine, _ time.Time) { m.askMTU() })
+}
+
+func (l *link) learnMTU() {
+	remote := l.remote.Load()
+	if remote == nil {
+		return
+	}
+	pmtu, err := l.overlay.conn.PathMTU(remote.Addr())
+	if err != nil {
+		l.log.Debug("sleeve: path MTU unknown", "err", err)
+		return
+	}
+	l.step(func(m *machine, now time.Time) { m.pathMTU(now, pmtu) })
+}
+
+// mayAnswer limits how often senders are told that their frames are too big.
+func (l *link) mayAnswer(now time.Time) bool {
+	l.answerMu.Lock()
+	defer l.answerMu.Unlock()
+	return l.answers.allow(now)
+}
+
+// Send implements [overlay.Link].
+func (l *link) Send(frames []overlay.Frame) {
+	if !l.inside.enter() {
+		l.drops.add(dropClosed, len(frames))
+		return
+	}
+	defer l.inside.leave()
+	remote := l.remote.Load()
+	if remote == nil {
+		l.dropUnsent(len(frames))
+		return
+	}
+	s := l.overlay.senders.Get().(*sender)
+	s.begin(l, *remote)
+	for i := range frames {
+		s.frame(&frames[i])
+	}
+	answers := s.answers
+	s.answers = nil
+	s.end()
+	l.overlay.senders.Put(s)
+	if len(answers) > 0 {
+		l.params.Receive(answers)
+	}
+}
+
+func (l *link) dropUnsent(n int) {
+	l.mu.Lock()
+	confirmed := l.machine.confirmed
+	l.mu.Unlock()
+	if confirmed {
+		l.drops.add(dropNoAddress, n)
+	} else {
+		l.drops.add(dropClosed, n)
+	}
+}
+
+// Control implements [overlay.Link].
+func (l *link) Control(tag byte, payload []byte) {
+	l.step(func(m *machine, now time.Time) { m.control(now, tag, payload) })
+}
+
+// Status implements [overlay.Link].
+func (l *link) Status() overlay.LinkStatus {
+	l.mu.Lock()
+	m := &l.machine
+	st := overlay.LinkStatus{
+		Overlay: Name, Encrypted: l.sealer != nil, Established: m.established, Remote: m.remote,
+	}
+	if m.mtu != unknownMTU {
+		st.MTU = m.mtu
+	}
+	if m.err != nil {
+		st.Reason = m.err.Error()
+	}
+	l.mu.Unlock()
+	st.Sent = overlay.Counter{Frames: l.sentFrames.Load(), Bytes: l.sentBytes.Load()}
+	st.Received = overlay.Counter{Frames: l.receivedFrames.Load(), Bytes: l.receivedBytes.Load()}
+	st.Drops = l.drops.report()
+	return st
+}
+
+// Close implements [overlay.Link].
+func (l *link) Close() {
+	l.mu.Lock()
+	first := !l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if first {
+		l.overlay.unregister(l)
+		close(l.stop)
+	}
+	l.inside.close()
+	l.running.Wait()
+}

@@ -1,0 +1,259 @@
+package sleeve
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+const (
+	fastHeartbeat    = 500 * time.Millisecond
+	slowHeartbeat    = 10 * time.Second
+	heartbeatTimeout = 60 * time.Second
+	fragTestInterval = 5 * time.Minute
+
+	unknownMTU = 65535
+	maxIP      = 65535
+
+	answerInterval = 20 * time.Millisecond // of tests, once a burst is used up
+	answerBurst    = 64
+)
+
+var errNoHeartbeat = errors.New("no UDP heartbeat for 60 s")
+
+// machine is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done
+// is collected in actions. It is not safe for concurrent use. Section 9 of the sleeve specification.
+type machine struct {
+	uid      uint64
+	overhead int // of a datagram with one record: inner IP packet to UDP payload
+
+	remote      netip.AddrPort // zero: not known yet
+	confirmed   bool
+	heard       bool // a valid heartbeat came
+	established bool
+	err         error // why the link failed
+	interval    time.Duration
+	heartbeat   time.Time // when the next one is due
+	deadline    time.Time // for the remote's next one
+	fragTest    time.Time // when the next one is due
+
+	mtu         int // of the overlay
+	maxPayload  int // of a D datagram
+	fragTrusted bool
+	search      search
+	answers     limiter
+
+	actions []action
+}
+
+// action is something that the link has to do for the machine.
+type action struct {
+	kind  actionKind
+	value int // kind doTest: the MTU; kind doControl: the tag
+	mtu   int // kind doControl with tagMTUVerified
+	event overlay.Event
+}
+
+type actionKind uint8
+
+const (
+	doHeartbeat actionKind = iota // send one
+	doFragTest                    // send one
+	doTest                        // send an MTU test
+	doAskMTU                      // ask the system for the path MTU and call pathMTU
+	doControl                     // send a control message
+	doReport                      // report an event
+)
+
+func newMachine(p overlay.Params, recordOverhead int) machine {
+	m := machine{
+		uid: p.ConnUID, overhead: recordOverhead, interval: fastHeartbeat, mtu: unknownMTU, maxPayload: MaxDatagram,
+		answers: limiter{interval: answerInterval, burst: answerBurst},
+	}
+	if p.Outbound {
+		m.remote = p.RemoteAddr
+	}
+	return m
+}
+
+func (m *machine) do(a action) { m.actions = append(m.actions, a) }
+
+// confirm starts the link.
+func (m *machine) confirm(now time.Time) {
+	m.confirmed = true
+	m.heartbeat, m.deadline = now, now.Add(heartbeatTimeout)
+	m.tick(now)
+}
+
+func (m *machine) live() bool { return m.confirmed && m.err == nil }
+
+// tick does what is due. It may be called at any time.
+func (m *machine) tick(now time.Time) {
+	if !m.live() {
+		return
+	}
+	if !now.Before(m.deadline) {
+		m.err = errNoHeartbeat
+		m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Failed, Err: m.err}})
+		return
+	}
+	if m.remote.IsValid() && !now.Before(m.heartbeat) {
+		m.heartbeat = now.Add(m.interval)
+		m.do(action{kind: doHeartbeat})
+	}
+	if m.established && !now.Before(m.fragTest) {
+		m.fragTest, m.fragTrusted = now.Add(fragTestInterval), false
+		m.do(action{kind: doFragTest})
+	}
+	m.tickSearch(now)
+}
+
+func (m *machine) tickSearch(now time.Time) {
+	running := m.search.running()
+	if test := m.search.tick(now); test != 0 {
+		m.do(action{kind: doTest, value: test})
+	}
+	if running && !m.search.running() {
+		m.setMTU(m.search.good)
+	}
+}
+
+// next returns when tick is due, the zero time if never.
+func (m *machine) next() time.Time {
+	if !m.live() {
+		return time.Time{}
+	}
+	next := m.deadline
+	earlier := func(t time.Time) {
+		if t.Before(next) {
+			next = t
+		}
+	}
+	if m.remote.IsValid() {
+		earlier(m.heartbeat)
+	}
+	if m.established {
+		earlier(m.fragTest)
+	}
+	if m.search.running() {
+		earlier(m.search.due())
+	}
+	return next
+}
+
+// special takes a special frame that the remote sent to us.
+func (m *machine) special(now time.Time, from netip.AddrPort, frame []byte) {
+	if !m.live() {
+		return
+	}
+	switch body := frame[overlay.HeaderLen:]; {
+	case len(frame) == heartbeatLen:
+		if binary.BigEndian.Uint64(body) == m.uid {
+			m.onHeartbeat(now, from)
+		}
+	case len(frame) == fragTestLen:
+		if allZero(body) {
+			m.answer(now, action{kind: doControl, value: tagFragmentsOK})
+		}
+	case len(body) >= minTestMTU:
+		m.answer(now, action{kind: doControl, value: tagMTUVerified, mtu: len(body)})
+	}
+}
+
+// answer answers a test unless there are too many of them.
+func (m *machine) answer(now time.Time, a action) {
+	if len(m.actions) < answerBurst && m.answers.allow(now) {
+		m.do(a)
+	}
+}
+
+// onHeartbeat takes a valid heartbeat: the remote is alive, and reachable where it came from.
+func (m *machine) onHeartbeat(now time.Time, from netip.AddrPort) {
+	m.deadline = now.Add(heartbeatTimeout)
+	if m.remote != from {
+		m.remote = from
+	}
+	if !m.heard {
+		m.heard = true
+		m.do(action{kind: doControl, value: tagEstablished})
+	}
+	m.tick(now)
+}
+
+// control takes a control message of the remote.
+func (m *machine) control(now time.Time, tag byte, payload []byte) {
+	if !m.live() {
+		return
+	}
+	switch tag {
+	case tagEstablished:
+		if !m.established && m.remote.IsValid() {
+			m.onEstablished(now)
+		}
+	case tagFragmentsOK:
+		m.fragTrusted = m.established
+	case tagMTUVerified:
+		if len(payload) >= 2 && m.search.running() {
+			m.search.verified(int(binary.BigEndian.Uint16(payload)))
+			if !m.search.running() {
+				m.setMTU(m.search.good)
+			}
+			m.tick(now)
+		}
+	}
+}
+
+func (m *machine) onEstablished(now time.Time) {
+	m.established, m.interval = true, slowHeartbeat
+	m.heartbeat, m.fragTest = now.Add(slowHeartbeat), now
+	m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Established}})
+	m.do(action{kind: doAskMTU})
+	m.tick(now)
+}
+
+// askMTU has pathMTU called, after a datagram was too big. Asking once is enough for many of them.
+func (m *machine) askMTU() {
+	if m.established && !slices.Contains(m.actions, action{kind: doAskMTU}) {
+		m.do(action{kind: doAskMTU})
+	}
+}
+
+// pathMTU takes what the system believes to be the path MTU, which it is asked for when the link is established and after
+// a datagram was too big. If that is less than what we build on, a search begins.
+func (m *machine) pathMTU(now time.Time, pmtu int) {
+	mtu := max(min(pmtu, maxIP)-m.ipOverhead(), minTestMTU)
+	switch {
+	case !m.established:
+		return
+	case m.search.running() && mtu >= m.search.cand:
+		return
+	case mtu >= m.mtu:
+		return
+	}
+	m.search.start(mtu)
+	m.setMTU(mtu)
+	m.tick(now)
+}
+
+func (m *machine) setMTU(mtu int) {
+	m.mtu, m.maxPayload = mtu, min(mtu+m.overhead, MaxDatagram)
+}
+
+// ipOverhead is what an inner IP packet grows by until it is an outer one.
+func (m *machine) ipOverhead() int {
+	if addr := m.remote.Addr(); addr.Is6() && !addr.Is4In6() {
+		return m.overhead + udpOverhead6
+	}
+	return m.overhead + udpOverhead4
+}
+
+// take returns the collected actions and goes on collecting in buf.
+func (m *machine) take(buf []action) []action {
+	taken := m.actions
+	m.actions = buf[:0]
+	return taken
+}

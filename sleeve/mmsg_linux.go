@@ -1,0 +1,184 @@
+package sleeve
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batchMax = 64
+	// room for the source address of a datagram: the larger of the two families
+	controlLen = (unix.SizeofCmsghdr + unix.SizeofInet6Pktinfo + 7) &^ 7
+)
+
+// mmsghdr is what recvmmsg and sendmmsg take: struct mmsghdr of the kernel.
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+}
+
+// batch is the memory of one recvmmsg or sendmmsg call.
+type batch struct {
+	headers [batchMax]mmsghdr
+	iovecs  [batchMax]unix.Iovec
+	names   [batchMax]unix.RawSockaddrInet6
+	control [batchMax][controlLen]byte
+
+	n     int // headers in use
+	done  int
+	errno syscall.Errno
+}
+
+// prepare points header i at its data.
+func (b *batch) prepare(i int, data []byte) *unix.Msghdr {
+	iov := &b.iovecs[i]
+	iov.Base = unsafe.SliceData(data)
+	iov.SetLen(len(data))
+	h := &b.headers[i].hdr
+	*h = unix.Msghdr{Iov: iov, Name: (*byte)(unsafe.Pointer(&b.names[i])), Namelen: unix.SizeofSockaddrInet6}
+	h.SetIovlen(1)
+	return h
+}
+
+// call makes the system call; it returns false if that would have blocked.
+func (b *batch) call(trap, fd, flags uintptr) bool {
+	for {
+		n, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(&b.headers[0])), uintptr(b.n), flags, 0, 0)
+		switch errno {
+		case unix.EINTR:
+			continue
+		case unix.EAGAIN:
+			return false
+		}
+		b.done, b.errno = int(n), errno
+		return true
+	}
+}
+
+// result returns how many messages went, and lets go of them.
+func (b *batch) result() (int, error) {
+	for i := range b.n {
+		b.iovecs[i].Base = nil
+	}
+	if b.errno != 0 {
+		return 0, b.errno
+	}
+	return b.done, nil
+}
+
+// batchReader reads from one socket.
+type batchReader struct {
+	batch
+	call func(fd uintptr) bool
+}
+
+func newBatchReader() *batchReader {
+	r := new(batchReader)
+	r.call = func(fd uintptr) bool { return r.batch.call(unix.SYS_RECVMMSG, fd, unix.MSG_DONTWAIT) }
+	return r
+}
+
+func (r *batchReader) read(raw syscall.RawConn, msgs []Message) (int, error) {
+	r.n = min(len(msgs), batchMax)
+	for i := range r.n {
+		r.prepare(i, msgs[i].Data[:cap(msgs[i].Data)])
+	}
+	if err := raw.Read(r.call); err != nil {
+		return 0, err
+	}
+	n, err := r.result()
+	for i := range n {
+		m := &msgs[i]
+		m.Data = m.Data[:min(int(r.headers[i].len), cap(m.Data))]
+		m.Remote = fromSockaddr(&r.names[i])
+	}
+	return n, err
+}
+
+// batchWriter writes to any socket.
+type batchWriter struct {
+	batch
+	sent bool
+	try  func(fd uintptr)
+	wait func(fd uintptr) bool
+}
+
+func newBatchWriter() *batchWriter {
+	w := new(batchWriter)
+	w.try = func(fd uintptr) { w.sent = w.call(unix.SYS_SENDMMSG, fd, unix.MSG_DONTWAIT) }
+	w.wait = func(fd uintptr) bool { return w.call(unix.SYS_SENDMMSG, fd, unix.MSG_DONTWAIT) }
+	return w
+}
+
+// write sends messages. Only if the socket is full it goes through the runtime's write lock, to wait for room.
+func (w *batchWriter) write(e *endpoint, msgs []Message) (int, error) {
+	w.n = min(len(msgs), batchMax)
+	for i := range w.n {
+		m := &msgs[i]
+		h := w.prepare(i, m.Data)
+		h.Namelen = putSockaddr(&w.names[i], m.Remote, e.v6)
+		if n := putSource(&w.control[i], m.Local, m.Remote.Addr()); n > 0 {
+			h.Control = &w.control[i][0]
+			h.SetControllen(n)
+		}
+	}
+	w.sent = false
+	err := e.raw.Control(w.try)
+	if err == nil && !w.sent {
+		err = e.raw.Write(w.wait)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return w.result()
+}
+
+// putSockaddr writes a remote address for a socket of either family and returns its length.
+func putSockaddr(sa *unix.RawSockaddrInet6, remote netip.AddrPort, v6 bool) uint32 {
+	if !v6 {
+		sa4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(sa))
+		*sa4 = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: remote.Addr().Unmap().As4()}
+		putPort(&sa4.Port, remote.Port())
+		return unix.SizeofSockaddrInet4
+	}
+	*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: remote.Addr().As16()}
+	putPort(&sa.Port, remote.Port())
+	return unix.SizeofSockaddrInet6
+}
+
+// putPort writes a port in network order.
+func putPort(to *uint16, port uint16) {
+	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(to))[:], port)
+}
+
+func fromSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
+	port := binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&sa.Port))[:])
+	if sa.Family == unix.AF_INET {
+		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), port)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
+}
+
+// putSource writes the control message that sets the source address of a datagram and returns its length, 0 if there is
+// none to set.
+func putSource(b *[controlLen]byte, local, remote netip.Addr) int {
+	if !local.IsValid() || local.Is4() != remote.Is4() {
+		return 0
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(b))
+	data := unsafe.Pointer(&b[unix.CmsgLen(0)])
+	if local.Is4() {
+		h.Level, h.Type = unix.IPPROTO_IP, unix.IP_PKTINFO
+		h.SetLen(unix.CmsgLen(unix.SizeofInet4Pktinfo))
+		*(*unix.Inet4Pktinfo)(data) = unix.Inet4Pktinfo{Spec_dst: local.As4()}
+		return unix.CmsgSpace(unix.SizeofInet4Pktinfo)
+	}
+	h.Level, h.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
+	h.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
+	*(*unix.Inet6Pktinfo)(data) = unix.Inet6Pktinfo{Addr: local.As16()}
+	return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+}

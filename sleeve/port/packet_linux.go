@@ -1,0 +1,141 @@
+package port
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+const packetBuffer = 8 << 20 // bytes; the kernel may grant less
+
+var _ overlay.Port = (*Packet)(nil)
+
+// Packet is a packet socket on an interface: it reads what arrives there, for whomever it is, and writes what leaves there.
+// What it writes itself it does not read. It implements [overlay.Port], with any number of goroutines writing.
+//
+// The interface stays as it is, except for being promiscuous while the port is open. Frames arrive in addition to what the
+// system does with them: the interface should have no addresses.
+type Packet struct {
+	device
+	index   int
+	reader  packetReader
+	writers sync.Pool // of *packetWriter
+}
+
+// OpenPacket opens a packet socket. The error wraps [os.ErrNotExist] if there is no such interface, and [os.ErrPermission] if
+// packet sockets may not be used.
+func OpenPacket(c PacketConfig) (*Packet, error) {
+	p := &Packet{}
+	p.name = c.Interface
+	if err := p.open(); err != nil {
+		return nil, fmt.Errorf("port: packet socket on %s: %w", c.Interface, err)
+	}
+	p.reader.init(&p.counters)
+	p.writers.New = func() any { return newPacketWriter() }
+	return p, nil
+}
+
+func (p *Packet) open() (err error) {
+	if err := checkName(p.name); err != nil {
+		return err
+	}
+	inet, err := openInet()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = inet.Close()
+		}
+	}()
+	ifr, err := request(inet, unix.SIOCGIFINDEX, p.name, func(*unix.Ifreq) {})
+	if errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w: %w", os.ErrNotExist, err)
+	}
+	if err != nil {
+		return err
+	}
+	p.index = int(ifr.Uint32())
+	// Without a protocol it hears nothing until it is bound.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return os.NewSyscallError("socket", err)
+	}
+	if err = errors.Join(listen(fd, p.index), p.device.open(fd, inet)); err != nil {
+		_ = p.file.Close()
+	}
+	return err
+}
+
+// listen makes a packet socket hear an interface.
+func listen(fd, index int) error {
+	for _, option := range []struct{ level, name, value int }{
+		{unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1},
+		{unix.SOL_PACKET, unix.PACKET_AUXDATA, 1},
+	} {
+		if err := unix.SetsockoptInt(fd, option.level, option.name, option.value); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	// Not in kernels before 4.20; the reader checks as well.
+	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, packetBuffer) != nil { // not privileged
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, packetBuffer)
+	}
+	all := binary.NativeEndian.Uint16([]byte{0, unix.ETH_P_ALL}) // in network order
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: index}); err != nil {
+		return os.NewSyscallError("bind", err)
+	}
+	promiscuous := unix.PacketMreq{Ifindex: int32(index), Type: unix.PACKET_MR_PROMISC}
+	err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &promiscuous)
+	return os.NewSyscallError("setsockopt", err)
+}
+
+// Status describes the port as it is now.
+func (p *Packet) Status() Status {
+	_ = p.raw.Control(func(fd uintptr) {
+		if st, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+			p.counters.overflows.Add(uint64(st.Drops)) // reading sets it back to zero
+		}
+	})
+	return p.counters.status()
+}
+
+// Read implements [overlay.Port].
+func (p *Packet) Read(bufs [][]byte, sizes []int) (int, error) {
+	for !p.closed.Load() {
+		n, err := p.reader.read(p.raw, bufs, sizes)
+		if err == nil {
+			return n, nil
+		}
+		// The interface was taken down. It may come up again, unless it is gone.
+		if !errors.Is(err, unix.ENETDOWN) || p.gone() {
+			return 0, p.fail("read", err)
+		}
+	}
+	return 0, p.fail("read", nil)
+}
+
+// gone reports whether the interface does not exist any more, or is another one of the same name.
+func (p *Packet) gone() bool {
+	ifr, err := request(p.inet, unix.SIOCGIFINDEX, p.name, func(*unix.Ifreq) {})
+	return err != nil || int(ifr.Uint32()) != p.index
+}
+
+// Write implements [overlay.Port].
+func (p *Packet) Write(frames [][]byte) error {
+	w := p.writers.Get().(*packetWriter)
+	err := w.write(p.raw, frames)
+	p.counters.refused.Add(w.refused)
+	p.writers.Put(w)
+	if err != nil {
+		return p.fail("write", err)
+	}
+	return nil
+}

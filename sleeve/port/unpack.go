@@ -1,0 +1,71 @@
+package port
+
+// unpacker hands out the frames of packets that the kernel has handed over, into buffers of the caller. It keeps its place
+// when those run out. It is not safe for concurrent use.
+type unpacker struct {
+	counters *counters
+	current  segmenter
+	tag      [vlanTag]byte // to be put back into the current frames, if tagged
+	tagged   bool
+}
+
+func newUnpacker(c *counters) unpacker {
+	return unpacker{counters: c, current: segmenter{ended: true}}
+}
+
+// empty reports whether all frames are out.
+func (u *unpacker) empty() bool { return u.current.ended }
+
+// start takes a packet, header first; it stays borrowed until the unpacker is empty again, and is changed.
+func (u *unpacker) start(packet []byte) {
+	u.tagged = false
+	u.current.ended = true
+	if len(packet) < vnetLen {
+		u.counters.malformed.Add(1)
+		return
+	}
+	s, err := newSegmenter(parseVnet(packet), packet[vnetLen:])
+	if err != nil {
+		u.counters.malformed.Add(1)
+		return
+	}
+	u.current = s
+}
+
+// setTag has a VLAN tag put into the frames of the packet that was started.
+func (u *unpacker) setTag(tag [vlanTag]byte) { u.tag, u.tagged = tag, true }
+
+// fill writes frames to bufs from the n-th on and returns how many there are now.
+func (u *unpacker) fill(bufs [][]byte, sizes []int, n int) int {
+	for ; n < len(bufs) && !u.current.ended; n++ {
+		size := u.current.nextLen()
+		room := size
+		if u.tagged {
+			room += vlanTag
+		}
+		if room > len(bufs[n]) {
+			u.counters.tooLong.Add(1)
+			u.current.skip()
+			n--
+			continue
+		}
+		u.current.next(bufs[n])
+		if u.tagged {
+			insertTag(bufs[n], size, u.tag)
+		}
+		sizes[n] = room
+	}
+	return n
+}
+
+// insertTag puts a VLAN tag behind the addresses of a frame of the given size. Frames too short for that are left as they
+// are and grow by zeros.
+func insertTag(buf []byte, size int, tag [vlanTag]byte) {
+	const at = 12
+	if size < at {
+		clear(buf[size : size+vlanTag])
+		return
+	}
+	copy(buf[at+vlanTag:size+vlanTag], buf[at:size])
+	copy(buf[at:], tag[:])
+}

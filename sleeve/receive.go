@@ -1,0 +1,167 @@
+package sleeve
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/overweave/overweave/crypto"
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	readMessages  = 64
+	readFrames    = 1024    // hand over at the latest with this many
+	readArena     = 4 << 16 // room for what was sealed
+	readErrorsMax = 100     // in a row, until reading is given up
+)
+
+// reader receives the datagrams of one queue. Frames of one link that arrive together are handed over together.
+type reader struct {
+	overlay  *Overlay
+	messages []Message
+
+	link   *link           // whose frames are waiting; inside its gate
+	frames []overlay.Frame // they point into messages, or into arena
+	arena  []byte
+	bytes  uint64
+}
+
+func newReader(o *Overlay) *reader {
+	r := &reader{overlay: o, messages: make([]Message, readMessages), arena: make([]byte, 0, readArena)}
+	for i := range r.messages {
+		r.messages[i].Data = make([]byte, MaxDatagram)
+	}
+	return r
+}
+
+// run reads until the socket is closed, or has nothing but errors.
+func (r *reader) run(queue int) error {
+	failures := 0
+	for {
+		n, err := r.overlay.conn.ReadBatch(queue, r.messages)
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			r.overlay.readErrors.Add(1)
+			if failures++; failures == readErrorsMax {
+				return fmt.Errorf("sleeve: read: %w", err)
+			}
+			continue
+		}
+		failures = 0
+		for i := range r.messages[:n] {
+			m := &r.messages[i]
+			r.datagram(m.Remote, m.Data)
+		}
+		r.flush()
+	}
+}
+
+// datagram takes one datagram. Section 6 of the sleeve specification.
+func (r *reader) datagram(from netip.AddrPort, b []byte) {
+	if len(b) < peer.NameSize {
+		r.overlay.short.Add(1)
+		return
+	}
+	if !r.choose(readName(b)) {
+		r.overlay.strangers.Add(1)
+		return
+	}
+	body, ok := r.open(b[peer.NameSize:])
+	if !ok {
+		return
+	}
+	walk := records{rest: body}
+	for f, ok := walk.next(); ok; f, ok = walk.next() {
+		r.frame(from, f)
+	}
+	if walk.err != nil {
+		r.link.drops.add(dropTruncated, 1)
+	}
+}
+
+// choose makes the link to name the one that frames are for; false if there is none.
+func (r *reader) choose(name peer.Name) bool {
+	if r.link != nil && r.link.params.Remote == name {
+		return true
+	}
+	r.flush()
+	l := r.overlay.lookup(name)
+	if l == nil || !l.inside.enter() {
+		return false
+	}
+	r.link = l
+	return true
+}
+
+// open returns the records of a datagram.
+func (r *reader) open(body []byte) ([]byte, bool) {
+	opener := r.link.opener
+	if opener == nil {
+		return body, true
+	}
+	if cap(r.arena)-len(r.arena) < len(body) {
+		r.handOver()
+		r.arena = r.arena[:0]
+	}
+	start := len(r.arena)
+	out, _, err := opener.Open(r.arena, body)
+	switch {
+	case errors.Is(err, crypto.ErrReplay):
+		r.link.drops.add(dropReplay, 1)
+		return nil, false
+	case err != nil:
+		r.link.drops.add(dropSealed, 1)
+		return nil, false
+	}
+	r.arena = out
+	return out[start:], true
+}
+
+// frame takes one record.
+func (r *reader) frame(from netip.AddrPort, f overlay.Frame) {
+	l := r.link
+	switch {
+	case len(f.Data) < overlay.HeaderLen:
+		l.drops.add(dropShort, 1)
+	case !f.Src.IsValid() || !f.Dst.IsValid():
+		l.drops.add(dropNobody, 1)
+	case !isSpecial(f.Data):
+		if len(r.frames) == readFrames {
+			r.handOver()
+		}
+		r.frames = append(r.frames, f)
+		r.bytes += uint64(len(f.Data))
+	case f.Src == l.params.Remote && f.Dst == l.params.Self:
+		l.step(func(m *machine, now time.Time) { m.special(now, from, f.Data) })
+	default:
+		l.drops.add(dropSpecial, 1)
+	}
+}
+
+// handOver gives the waiting frames to who forwards them.
+func (r *reader) handOver() {
+	if len(r.frames) > 0 {
+		r.link.receivedFrames.Add(uint64(len(r.frames)))
+		r.link.receivedBytes.Add(r.bytes)
+		r.link.params.Receive(r.frames)
+	}
+	clear(r.frames)
+	r.frames, r.bytes = r.frames[:0], 0
+}
+
+// flush hands over what is waiting and leaves the link.
+func (r *reader) flush() {
+	if r.link == nil {
+		return
+	}
+	r.handOver()
+	r.arena = r.arena[:0]
+	r.link.inside.leave()
+	r.link = nil
+}

@@ -1,0 +1,151 @@
+package sleeve_test
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/mesh/overlay/overlaytest"
+	"github.com/overweave/overweave/sleeve"
+)
+
+func TestConformanceOverUDP(t *testing.T) {
+	for name, addrs := range map[string][2]string{
+		"specific addresses":  {"127.0.0.1", "127.0.0.2"},
+		"unspecified address": {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			overlaytest.TestOverlay(t, overlaytest.Carrier{Real: true, Open: func(t *testing.T) (a, b overlaytest.End) {
+				return udpEnd(t, "a", addrs[0]), udpEnd(t, "b", addrs[1])
+			}})
+		})
+	}
+}
+
+// udpEnd opens a real socket; with no address given it listens on all, and the peer is at one of the loopback ones.
+func udpEnd(t *testing.T, which, listen string) overlaytest.End {
+	t.Helper()
+	self, at := nameA, "127.0.0.1"
+	if which == "b" {
+		self, at = nameB, "127.0.0.2"
+	}
+	var addr netip.AddrPort
+	if listen != "" {
+		addr = netip.AddrPortFrom(netip.MustParseAddr(listen), 0)
+	}
+	socket, err := sleeve.Listen(addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = socket.Close() })
+	return newEnd(t, self, netip.AddrPortFrom(netip.MustParseAddr(at), socket.LocalAddr().Port()), socket)
+}
+
+func TestListenPortTaken(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1", "0.0.0.0", "::"} {
+		first, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(addr), 0))
+		require.NoError(t, err)
+		_, err = sleeve.Listen(first.LocalAddr())
+		require.ErrorIs(t, err, syscall.EADDRINUSE, addr)
+		require.NoError(t, first.Close())
+
+		again, err := sleeve.Listen(first.LocalAddr())
+		require.NoError(t, err, "the port is free again")
+		require.NoError(t, again.Close())
+	}
+}
+
+func TestSocketClose(t *testing.T) {
+	s, err := sleeve.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+	require.NoError(t, err)
+	errs := make(chan error, s.Queues())
+	for q := range s.Queues() {
+		go func() {
+			_, err := s.ReadBatch(q, []sleeve.Message{{Data: make([]byte, sleeve.MaxDatagram)}})
+			errs <- err
+		}()
+	}
+	require.NoError(t, s.Close())
+	require.NoError(t, s.Close())
+	for range s.Queues() {
+		require.ErrorIs(t, <-errs, net.ErrClosed)
+	}
+	_, err = s.WriteBatch([]sleeve.Message{{Data: []byte("x"), Remote: s.LocalAddr()}})
+	require.ErrorIs(t, err, net.ErrClosed)
+	_, err = s.PathMTU(netip.MustParseAddr("127.0.0.1"))
+	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+// TestSocketChannels sends over both channels from every kind of socket to every kind, and looks at what arrives.
+func TestSocketChannels(t *testing.T) {
+	for _, c := range []struct{ from, to, source, dest string }{
+		{"127.0.0.1", "127.0.0.1", "", "127.0.0.1"},
+		{"0.0.0.0", "0.0.0.0", "127.0.0.5", "127.0.0.6"},
+		{"::", "::", "127.0.0.7", "127.0.0.8"},
+		{"::", "0.0.0.0", "", "127.0.0.1"},
+		{"::", "::", "::1", "::1"},
+		{"::1", "::1", "", "::1"},
+	} {
+		t.Run(c.from+" to "+c.to, func(t *testing.T) { testChannels(t, c.from, c.to, c.source, c.dest) })
+	}
+}
+
+func testChannels(t *testing.T, from, to, source, dest string) {
+	sender, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(from), 0))
+	if err != nil && netip.MustParseAddr(from).Is6() {
+		t.Skip("no IPv6 here: ", err)
+	}
+	require.NoError(t, err)
+	defer func() { _ = sender.Close() }()
+	receiver, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(to), 0))
+	require.NoError(t, err)
+	defer func() { _ = receiver.Close() }()
+
+	m := sleeve.Message{Remote: netip.AddrPortFrom(netip.MustParseAddr(dest), receiver.LocalAddr().Port())}
+	want := netip.MustParseAddr(dest)
+	if source != "" {
+		want = netip.MustParseAddr(source)
+		m.Local = want
+	}
+	messages := make([]sleeve.Message, 6)
+	for i := range messages {
+		messages[i] = m
+		messages[i].Data = make([]byte, 1000+i)
+		messages[i].DontFragment = i >= 2
+	}
+	received := make(chan sleeve.Message, len(messages))
+	for q := range receiver.Queues() {
+		go func() {
+			for {
+				in := []sleeve.Message{{Data: make([]byte, sleeve.MaxDatagram)}, {Data: make([]byte, sleeve.MaxDatagram)}}
+				n, err := receiver.ReadBatch(q, in)
+				if err != nil {
+					return
+				}
+				for _, m := range in[:n] {
+					received <- m
+				}
+			}
+		}()
+	}
+	n, err := sender.WriteBatch(messages)
+	require.NoError(t, err)
+	require.Equal(t, 2, n, "one channel at a time")
+	n, err = sender.WriteBatch(messages[n:])
+	require.NoError(t, err)
+	require.Equal(t, 4, n)
+	sizes := map[int]bool{}
+	for range messages {
+		m := <-received
+		sizes[len(m.Data)] = true
+		require.Equal(t, sender.LocalAddr().Port(), m.Remote.Port(), "both channels leave from one port")
+		if source != "" || want.IsLoopback() && from == to {
+			require.Equal(t, want, m.Remote.Addr())
+		}
+	}
+	require.Len(t, sizes, len(messages))
+	mtu, err := sender.PathMTU(want)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, mtu, 1280)
+}
