@@ -1,0 +1,179 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"net/netip"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// conn is one connection in a peer's list: what that peer says of it.
+type conn struct {
+	remote      peer.Name
+	outbound    bool
+	established bool
+	address     address
+}
+
+// address is a TCP address as it came over the wire, in a short form: "ip:port" if it is written in the usual way,
+// otherwise any text.
+type address struct {
+	kind byte
+	raw  string
+}
+
+const (
+	addrText = iota // also the empty address
+	addrV4
+	addrV6
+	maxAddrText = 255
+)
+
+// parseAddress makes the short form of a text.
+func parseAddress(text string) (address, error) {
+	if ap, err := netip.ParseAddrPort(text); err == nil {
+		if a := addressOf(ap); a.String() == text {
+			return a, nil
+		}
+	}
+	if len(text) > maxAddrText {
+		return address{}, fmt.Errorf("%w: address of %d bytes", errMalformed, len(text))
+	}
+	return address{kind: addrText, raw: text}, nil
+}
+
+func addressOf(ap netip.AddrPort) address {
+	if !ap.IsValid() {
+		return address{}
+	}
+	ip := ap.Addr().Unmap()
+	var buf [18]byte
+	b, kind := buf[:0], byte(addrV4)
+	switch {
+	case ip.Zone() != "":
+		return address{kind: addrText, raw: netip.AddrPortFrom(ip, ap.Port()).String()}
+	case ip.Is4():
+		v4 := ip.As4()
+		b = append(b, v4[:]...)
+	default:
+		v6 := ip.As16()
+		b, kind = append(b, v6[:]...), addrV6
+	}
+	return address{kind: kind, raw: string(binary.BigEndian.AppendUint16(b, ap.Port()))}
+}
+
+// AddrPort returns the address, the invalid one if it is just text.
+func (a address) AddrPort() netip.AddrPort {
+	var ip netip.Addr
+	switch {
+	case a.kind == addrV4 && len(a.raw) == 6:
+		ip = netip.AddrFrom4([4]byte([]byte(a.raw[:4])))
+	case a.kind == addrV6 && len(a.raw) == 18:
+		ip = netip.AddrFrom16([16]byte([]byte(a.raw[:16])))
+	default:
+		return netip.AddrPort{}
+	}
+	port := a.raw[len(a.raw)-2:]
+	return netip.AddrPortFrom(ip, uint16(port[0])<<8|uint16(port[1]))
+}
+
+// String returns the text that travels in Weave Net's updates.
+func (a address) String() string {
+	if a.kind == addrText {
+		return a.raw
+	}
+	return a.AddrPort().String()
+}
+
+// connList is a list of connections in a compact form, which is also that of topology deltas: for each the raw name of the
+// remote, a byte of flags, and the address (4+2, 16+2, or one byte of length and a text). It is immutable, and kept as
+// text so that it holds no pointers.
+type connList string
+
+const (
+	connOutbound    = 1 << 0
+	connEstablished = 1 << 1
+	connKindShift   = 2
+	connKnownFlags  = 1<<4 - 1
+)
+
+// appendConn appends a connection to a list under construction.
+func appendConn(b []byte, c conn) []byte {
+	flags := c.address.kind << connKindShift
+	if c.outbound {
+		flags |= connOutbound
+	}
+	if c.established {
+		flags |= connEstablished
+	}
+	b = append(c.remote.AppendBytes(b), flags)
+	if c.address.kind == addrText {
+		b = append(b, byte(len(c.address.raw)))
+	}
+	return append(b, c.address.raw...)
+}
+
+// nextConn takes the first connection of a list; ok is false if there is none, or a malformed one.
+func nextConn(l connList) (c conn, rest connList, ok bool) {
+	const head = peer.NameSize + 1
+	if len(l) < head {
+		return conn{}, "", false
+	}
+	for i := range peer.NameSize {
+		c.remote = c.remote<<8 | peer.Name(l[i])
+	}
+	flags := l[head-1]
+	c.outbound, c.established = flags&connOutbound != 0, flags&connEstablished != 0
+	l = l[head:]
+	n := 0
+	switch c.address.kind = flags >> connKindShift; c.address.kind {
+	case addrV4:
+		n = 6
+	case addrV6:
+		n = 18
+	case addrText:
+		if len(l) == 0 {
+			return conn{}, "", false
+		}
+		n, l = int(l[0]), l[1:]
+	default:
+		return conn{}, "", false
+	}
+	if len(l) < n || flags&^connKnownFlags != 0 || c.remote == 0 {
+		return conn{}, "", false
+	}
+	c.address.raw = string(l[:n])
+	return c, l[n:], true
+}
+
+// all goes over a list that was checked when it was made.
+func (l connList) all() iter.Seq[conn] {
+	return func(yield func(conn) bool) {
+		for rest := l; len(rest) > 0; {
+			c, next, ok := nextConn(rest)
+			if !ok || !yield(c) {
+				return
+			}
+			rest = next
+		}
+	}
+}
+
+// check returns the number of connections, or an error if the list is malformed.
+func (l connList) check() (n int, err error) {
+	for len(l) > 0 {
+		_, rest, ok := nextConn(l)
+		if !ok {
+			return 0, fmt.Errorf("%w: connection list", errMalformed)
+		}
+		l, n = rest, n+1
+	}
+	return n, nil
+}
+
+func (l connList) len() int {
+	n, _ := l.check()
+	return n
+}

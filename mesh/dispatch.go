@@ -1,0 +1,244 @@
+package mesh
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// features returns what we say of ourselves on a link.
+func (r *Router) features(l *link) features {
+	r.topoMu.RLock()
+	own := r.topo.own()
+	r.topoMu.RUnlock()
+	f := features{
+		name: own.name, nickname: own.nickname, uid: own.uid, connID: uint64(peer.NewUID()),
+		shortID: own.shortID, hasShortID: true, trusted: l.trusted, delta: !r.cfg.NoDeltas,
+	}
+	if r.cfg.Switch != nil {
+		f.overlays = r.cfg.Switch.Offer()
+	}
+	if !r.cfg.NoDeltas {
+		f.port = r.Addr().Port()
+	}
+	return f
+}
+
+// dispatch handles a message that came over a link. Its error ends the link; what an application does never is one.
+func (r *Router) dispatch(l *link, tag byte, body []byte) error {
+	switch tag {
+	case tagHeartbeat:
+		return nil
+	case 1, 2, 3, overlay.ControlTag:
+		if l.bundle != nil {
+			l.bundle.Control(tag, body)
+		}
+		return nil
+	case tagGossip, tagUnicast, tagBroadcast:
+		m, err := parseMessage(tag, body)
+		if err != nil {
+			return err
+		}
+		return r.dispatchGossip(l, m)
+	case tagDelta:
+		if l.delta {
+			return r.dispatchDelta(l, body)
+		}
+	}
+	r.counter.unknownTags.Add(1)
+	return nil
+}
+
+func (r *Router) dispatchGossip(l *link, m message) error {
+	if string(m.channel) == topologyChannel && (m.tag != tagUnicast || m.dst == r.cfg.Name) {
+		if m.tag == tagUnicast {
+			return fmt.Errorf("%w: unicast on the topology channel", errMalformed)
+		}
+		entries, err := decodeUpdate(m.payload)
+		if err != nil {
+			return err
+		}
+		return r.merge(l, entries, nil)
+	}
+	if m.tag == tagUnicast && m.dst != r.cfg.Name {
+		r.relay(l, m)
+		return nil
+	}
+	for _, c := range r.channels {
+		if c.name == string(m.channel) {
+			c.deliver(m)
+			return nil
+		}
+	}
+	r.surrogate(l, m)
+	return nil
+}
+
+// relay passes a unicast on, unless that is where it came from, or there is no way or no room.
+func (r *Router) relay(from *link, m message) {
+	next := r.view.Load().linkTo(m.dst)
+	if next == nil || next == from {
+		r.counter.unrouted.Add(1)
+		return
+	}
+	if next.out.urgentNow(encodeMessage(m.tag, string(m.channel), m.src, m.dst, m.payload)) == nil {
+		next.kick()
+	}
+}
+
+// surrogate passes on what came on a channel we do not serve.
+func (r *Router) surrogate(from *link, m message) {
+	v, now := r.view.Load(), time.Now()
+	var hops []peer.Name
+	src := m.src
+	switch {
+	case m.tag == tagBroadcast && r.surrogates.admit(m.channel, now):
+		hops = v.graph.spread(m.src)
+	case m.tag == tagGossip && r.surrogates.fresh(m.channel, m.payload, now):
+		hops, src = v.graph.choose(m.src, randomInt), r.cfg.Name
+	}
+	if len(hops) == 0 {
+		return
+	}
+	msg := encodeMessage(m.tag, string(m.channel), src, 0, m.payload)
+	for _, hop := range hops {
+		if l := v.links[hop]; l != nil && l != from {
+			l.out.passOn(msg)
+			l.kick()
+		}
+	}
+}
+
+// known returns our entry of another peer. What is said of ourselves is for the engine to judge.
+func (r *Router) known(name peer.Name) *entry {
+	if name == r.cfg.Name {
+		return nil
+	}
+	return r.topo.entries[name]
+}
+
+// dispatchDelta handles a message of delta.go.
+func (r *Router) dispatchDelta(l *link, body []byte) error {
+	if len(body) == 0 {
+		return fmt.Errorf("%w: empty delta", errMalformed)
+	}
+	kind, body := body[0], body[1:]
+	switch kind {
+	case deltaEntries:
+		r.topoMu.RLock()
+		fresh, old, err := parseEntries(body, r.known)
+		r.topoMu.RUnlock()
+		if err != nil {
+			return err
+		}
+		return r.merge(l, fresh, old)
+	case deltaDigest:
+		r.topoMu.RLock()
+		same, err := r.topo.sameDigest(body)
+		r.topoMu.RUnlock()
+		if err == nil && !same {
+			r.post(func(e *engine) { e.sendVersions(l, time.Now()) })
+		}
+		return err
+	case deltaVersions:
+		return r.answerVersions(l, body)
+	case deltaWant:
+		names, err := parseNames(body)
+		if err == nil && len(names) > 0 {
+			l.out.addTopology(names)
+			r.post(func(e *engine) { e.flushSoon() })
+		}
+		return err
+	case deltaEager:
+		r.post(func(*engine) { l.eager = true })
+	case deltaGoodbye:
+		return fmt.Errorf("%w of the other end", ErrLimit)
+	}
+	return nil
+}
+
+// answerVersions sends what the other end lacks, and asks for what we lack.
+func (r *Router) answerVersions(l *link, body []byte) error {
+	stamps, err := parseStamps(body)
+	if err != nil {
+		return err
+	}
+	r.topoMu.RLock()
+	lacking, newer := r.topo.compare(stamps)
+	r.topoMu.RUnlock()
+	if len(lacking) > 0 {
+		l.out.addTopology(lacking)
+		r.post(func(e *engine) { e.flushSoon() })
+	}
+	if len(newer) > 0 {
+		_ = l.out.urgentNow(wantMessage(newer)) // if it gets lost, digests will differ again
+		l.kick()
+	}
+	return nil
+}
+
+// merge hands an update to the engine. It returns an error if that refuses it.
+func (r *Router) merge(l *link, entries []*entry, old []stamp) error {
+	if len(entries) == 0 && len(old) == 0 {
+		return nil
+	}
+	r.post(func(e *engine) { e.merge(l, entries, old) })
+	return nil
+}
+
+// encodeTopology returns the messages for topology that waits at a link, in the form that the link takes.
+func (r *Router) encodeTopology(l *link, w work) [][]byte {
+	r.topoMu.RLock()
+	entries := make([]*entry, 0, len(w.topology))
+	if w.all {
+		for _, e := range r.topo.entries {
+			entries = append(entries, e)
+		}
+	} else {
+		for _, n := range w.topology {
+			if e := r.topo.entries[n]; e != nil {
+				entries = append(entries, e)
+			}
+		}
+	}
+	own := r.topo.own()
+	r.topoMu.RUnlock()
+	if len(entries) == 0 {
+		return nil
+	}
+	if l.delta {
+		return encodeDeltas(entries)
+	}
+	return encodeUpdates(own, entries)
+}
+
+// maxUpdate is where a topology message is cut, in bytes. The receiver merges the parts.
+const maxUpdate = 4 << 20
+
+func encodeDeltas(entries []*entry) (messages [][]byte) {
+	b := []byte{tagDelta, deltaEntries}
+	for _, e := range entries {
+		if b = appendEntry(b, e); len(b) > maxUpdate {
+			messages = append(messages, b)
+			b = []byte{tagDelta, deltaEntries}
+		}
+	}
+	if len(b) > 2 {
+		messages = append(messages, b)
+	}
+	return messages
+}
+
+func encodeUpdates(own *entry, entries []*entry) (messages [][]byte) {
+	for start, size, i := 0, 0, 0; i < len(entries); i++ {
+		size += len(entries[i].encoded())
+		if size > maxUpdate || i == len(entries)-1 {
+			update := encodeUpdate(entries[start : i+1])
+			messages = append(messages, encodeMessage(tagGossip, topologyChannel, own.name, 0, update))
+			start, size = i+1, 0
+		}
+	}
+	return messages
+}

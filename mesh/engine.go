@@ -1,0 +1,381 @@
+package mesh
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	eventBatch     = 256
+	collectDelay   = time.Second
+	minRoutesDelay = 20 * time.Millisecond
+	maxRoutesDelay = time.Second
+	digestDelay    = 3 * time.Second // after the last change
+	versionsPause  = time.Second     // between version lists on one link
+	dialPause      = 200 * time.Millisecond
+	shedPause      = 500 * time.Millisecond
+)
+
+// engine is the one goroutine that owns links, topology and targets. Everything else posts events to it. Events are taken in
+// batches; what follows from them (routes, updates, dials) is done once for a batch, or later.
+type engine struct {
+	r   *Router
+	ctx context.Context // of the router: nothing is dialled after its end
+
+	links map[peer.Name]*link
+	graph *graph
+	runs  map[peer.Name]formerRun // runs of peers that were replaced by later ones
+
+	past       []EndedStatus // connections that have ended lately
+	ownChanged bool          // our links have changed: our entry has to follow, and the view
+	updates    map[peer.Name]struct{}
+	eagerCount int
+	lastDigest uint64
+	routesCost time.Duration // of the last graph
+
+	// When something is due; zero if it is not.
+	routesAt, collectAt, updateAt, flushAt, gossipAt, digestAt, dialAt, shedAt time.Time
+	lastUpdate, lastFlush, lastDial                                            time.Time
+}
+
+// formerRun is an earlier run of a peer that a later one has replaced.
+type formerRun struct {
+	uid  peer.UID
+	addr netip.AddrPort
+}
+
+func newEngine(r *Router, ctx context.Context) *engine {
+	e := &engine{
+		r: r, ctx: ctx, links: map[peer.Name]*link{}, runs: map[peer.Name]formerRun{},
+		updates: map[peer.Name]struct{}{}, graph: r.view.Load().graph,
+	}
+	now := time.Now()
+	e.gossipAt, e.dialAt = now.Add(r.cfg.GossipInterval), now
+	r.topoMu.Lock()
+	r.topo.setOwn(func(own *entry) {
+		own.version--
+		if !r.cfg.NoDeltas {
+			own.port = r.Addr().Port()
+		}
+	})
+	r.topoMu.Unlock()
+	return e
+}
+
+// run handles events and deadlines until ctx ends.
+func (e *engine) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	defer close(e.r.stopped)
+	for {
+		select {
+		case f := <-e.r.events:
+			f(e)
+			e.drain()
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		e.settle(now)
+		if next := e.next(); !next.IsZero() {
+			timer.Reset(max(0, next.Sub(now)))
+		}
+	}
+}
+
+func (e *engine) drain() {
+	for range eventBatch {
+		select {
+		case f := <-e.r.events:
+			f(e)
+		default:
+			return
+		}
+	}
+}
+
+// settle does what is due.
+func (e *engine) settle(now time.Time) {
+	if e.ownChanged {
+		e.renewOwn(now)
+	}
+	if due(&e.collectAt, now) {
+		e.collect()
+	}
+	if due(&e.routesAt, now) {
+		e.refresh()
+	}
+	if due(&e.gossipAt, now) {
+		e.gossip(now)
+	}
+	if due(&e.updateAt, now) {
+		e.sendUpdates(now)
+	}
+	if due(&e.digestAt, now) {
+		e.sendDigests(digestLinks)
+	}
+	if due(&e.flushAt, now) {
+		e.flush(now)
+	}
+	if due(&e.shedAt, now) {
+		e.shed(now)
+	}
+	if due(&e.dialAt, now) {
+		e.dialPass(now)
+	}
+}
+
+// due reports whether a deadline has come, and clears it then.
+func due(at *time.Time, now time.Time) bool {
+	if at.IsZero() || at.After(now) {
+		return false
+	}
+	*at = time.Time{}
+	return true
+}
+
+// next returns the earliest deadline.
+func (e *engine) next() (first time.Time) {
+	all := [...]time.Time{e.routesAt, e.collectAt, e.updateAt, e.flushAt, e.gossipAt, e.digestAt, e.dialAt, e.shedAt}
+	for _, t := range all {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}
+
+// soon sets a deadline, unless an earlier one is set.
+func soon(at *time.Time, t time.Time) {
+	if at.IsZero() || t.Before(*at) {
+		*at = t
+	}
+}
+
+// renewOwn makes our entry say what our links are, and the view with it.
+func (e *engine) renewOwn(now time.Time) {
+	e.ownChanged = false
+	var list []byte
+	for _, name := range slices.Sorted(maps.Keys(e.links)) {
+		l := e.links[name]
+		list = appendConn(list, conn{
+			remote: name, outbound: l.outbound, established: l.established, address: addressOf(l.addr),
+		})
+	}
+	e.r.topoMu.Lock()
+	e.r.topo.setOwn(func(own *entry) { own.conns = connList(list) })
+	e.r.topoMu.Unlock()
+	e.announce(now, e.r.cfg.Name)
+	e.refresh()
+}
+
+// refresh makes the graph and the view follow the topology.
+func (e *engine) refresh() {
+	e.routesAt = time.Time{}
+	start := time.Now()
+	prev := e.graph
+	if e.r.topo.changed {
+		e.graph = newGraph(e.r.cfg.Name, e.r.topo.entries, prev)
+		e.r.topo.changed = false
+	}
+	e.r.view.Store(&view{graph: e.graph, links: maps.Clone(e.links)})
+	if sw := e.r.cfg.Switch; sw != nil && !e.graph.sameRoutes(prev) {
+		sw.Forwarder().SetRoutes(routes{e.graph})
+	}
+	e.routesCost = time.Since(start)
+}
+
+// refreshSoon has refresh called after a while, a longer one the more it costs.
+func (e *engine) refreshSoon(now time.Time) {
+	delay := minRoutesDelay + 50*e.routesCost + time.Duration(len(e.r.topo.entries))*200*time.Microsecond
+	soon(&e.routesAt, now.Add(min(delay, maxRoutesDelay)))
+}
+
+// collect removes peers that cannot be reached any more.
+func (e *engine) collect() {
+	e.collectAt = time.Time{}
+	if e.r.topo.changed {
+		e.refresh()
+	}
+	e.r.topoMu.Lock()
+	gone := e.r.topo.collect(e.graph)
+	e.r.topoMu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	e.refresh()
+	names := make([]peer.Name, len(gone))
+	for i, g := range gone {
+		names[i] = g.name
+		delete(e.runs, g.name)
+		if sw := e.r.cfg.Switch; sw != nil {
+			sw.Forwarder().ForgetPeer(g.name)
+		}
+	}
+	e.r.cfg.Log.Debug("peers gone", "peers", names)
+	for _, c := range e.r.channels {
+		c.peersGone(names)
+	}
+	e.checkShortID()
+	e.dialSoon(time.Now())
+}
+
+// checkShortID takes another short id if a peer with a lower name has ours.
+func (e *engine) checkShortID() {
+	own := e.r.topo.own()
+	if owner, ok := e.r.topo.short.owner(own.shortID); !ok || owner == own.name {
+		return
+	}
+	id, ok := e.r.topo.short.choose()
+	if !ok {
+		return // when some peer has gone there may be one
+	}
+	e.r.topoMu.Lock()
+	e.r.topo.setOwn(func(own *entry) { own.shortID = id })
+	e.r.topoMu.Unlock()
+	now := time.Now()
+	e.announce(now, own.name)
+	e.refreshSoon(now)
+}
+
+// merge takes an update in that came over a link; old are entries it held that told nothing new.
+func (e *engine) merge(l *link, entries []*entry, old []stamp) {
+	now := time.Now()
+	e.r.topoMu.Lock()
+	m, err := e.r.topo.merge(entries)
+	e.r.topoMu.Unlock()
+	if err != nil {
+		l.fail(err)
+		return
+	}
+	if m.foreign != nil {
+		e.r.cfg.Log.Info("heard of another run of ours", "uid", m.foreign.uid, "version", m.foreign.version, "from", l.remote())
+		e.announce(now, e.r.cfg.Name)
+	}
+	e.omit(l, m, old)
+	if !e.r.topo.changed {
+		return
+	}
+	names := make([]peer.Name, len(m.news))
+	for i, n := range m.news {
+		names[i] = n.name
+	}
+	e.passOn(l, names)
+	e.checkShortID()
+	e.refreshSoon(now)
+	soon(&e.collectAt, now.Add(collectDelay))
+	e.digestAt = now.Add(digestDelay)
+	e.dialSoon(now)
+}
+
+// omit takes back what waits for a link and its other end has shown to know.
+func (e *engine) omit(l *link, m merged, old []stamp) {
+	var names []peer.Name
+	for _, s := range m.stale {
+		if have := e.r.topo.entries[s.name]; have != nil && !have.supersedes(s) {
+			names = append(names, s.name)
+		}
+	}
+	for _, s := range old {
+		if have := e.r.topo.entries[s.name]; have != nil && s.covers(have) {
+			names = append(names, s.name)
+		}
+	}
+	if len(names) > 0 {
+		l.out.omitTopology(names)
+	}
+}
+
+// passOn queues news for neighbours other than the one it came from, if any.
+func (e *engine) passOn(from *link, names []peer.Name) {
+	if len(names) == 0 {
+		return
+	}
+	except := e.r.cfg.Name
+	if from != nil {
+		except = from.remote()
+	}
+	var chosen []peer.Name
+	if e.hasOldLinks() {
+		chosen = e.graph.choose(except, randomInt)
+	}
+	for name, l := range e.links {
+		if l == from {
+			continue
+		}
+		if l.delta && l.eager || !l.delta && slices.Contains(chosen, name) {
+			l.out.addTopology(names)
+		}
+	}
+	e.flushSoon()
+}
+
+func (e *engine) hasOldLinks() bool {
+	for _, l := range e.links {
+		if !l.delta {
+			return true
+		}
+	}
+	return false
+}
+
+// announce has an update about peers, and ourselves, sent soon; under churn less soon, so that one tells of many changes.
+func (e *engine) announce(now time.Time, names ...peer.Name) {
+	for _, n := range names {
+		e.updates[n] = struct{}{}
+	}
+	pause := time.Second + time.Duration(len(e.r.topo.entries))*2*time.Millisecond
+	at := now.Add(minRoutesDelay)
+	if again := e.lastUpdate.Add(pause); again.After(at) {
+		at = again
+	}
+	soon(&e.updateAt, at)
+	e.digestAt = now.Add(digestDelay)
+}
+
+func (e *engine) sendUpdates(now time.Time) {
+	e.lastUpdate = now
+	e.updates[e.r.cfg.Name] = struct{}{}
+	names := slices.Collect(maps.Keys(e.updates))
+	clear(e.updates)
+	e.passOn(nil, names)
+}
+
+// flushSoon lets the topology that waits go, but not too often: under churn it gathers.
+func (e *engine) flushSoon() {
+	pause := 50*time.Millisecond + time.Duration(len(e.r.topo.entries))*500*time.Microsecond
+	soon(&e.flushAt, e.lastFlush.Add(pause))
+}
+
+func (e *engine) flush(now time.Time) {
+	e.lastFlush = now
+	for _, l := range e.links {
+		if l.out.flushTopology() {
+			l.kick()
+		}
+	}
+}
+
+// gossip is the periodic exchange of full states.
+func (e *engine) gossip(now time.Time) {
+	e.gossipAt = now.Add(e.r.cfg.GossipInterval)
+	for _, c := range e.r.channels {
+		c.wantState(nil)
+	}
+	e.sendDigests(digestLinks)
+	if !e.hasOldLinks() {
+		return
+	}
+	for _, name := range e.graph.choose(e.r.cfg.Name, randomInt) {
+		if l := e.links[name]; l != nil && !l.delta {
+			l.out.addTopology(nil)
+		}
+	}
+	e.flushSoon()
+}

@@ -1,0 +1,242 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const (
+	// eagerLinks is how many links of a peer take news at once, at least.
+	eagerLinks = 3
+	// digestLinks is how many links digests go to at a time.
+	digestLinks = 3
+)
+
+// addLink is step 9 of section 2.1 of the mesh specification: the link becomes one of ours, or is refused.
+func (e *engine) addLink(l *link, now time.Time) error {
+	if l.ctx.Err() != nil || e.ctx.Err() != nil {
+		return errStopped
+	}
+	remote := &l.sess.remote
+	known := e.r.topo.entries[remote.name]
+	if known == nil && l.outbound && !l.direct {
+		return fmt.Errorf("%w: %s at %s", errUnknown, remote.name, l.addr)
+	}
+	if l.outbound {
+		e.r.dial.answered[l.target] = remote.name
+	}
+	if err := e.settleDuplicate(l); err != nil {
+		return err
+	}
+	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) >= max(2*limit, limit+32) {
+		return fmt.Errorf("%w: %d connections", ErrLimit, len(e.links))
+	}
+	restarted := known != nil && known.uid != remote.uid
+	fresh := restarted || !e.reaches(remote.name)
+	if err := e.register(l, known); err != nil {
+		return err
+	}
+	e.links[remote.name] = l
+	l.established = l.bundle == nil
+	e.ownChanged = true
+	if l.outbound {
+		e.r.dial.connected(l.target)
+	}
+	e.announce(now, remote.name)
+	e.greet(l, fresh)
+	e.limitSoon(now)
+	return nil
+}
+
+// reaches reports whether gossip reaches a peer. Weave Net asks the table of the data plane instead, which at times sends
+// full states more often than they are needed.
+func (e *engine) reaches(name peer.Name) bool {
+	_, ok := e.graph.next(e.graph.unicastAll(), name)
+	return ok
+}
+
+// register makes the remote known and holds it.
+func (e *engine) register(l *link, known *entry) error {
+	remote := &l.sess.remote
+	e.r.topoMu.Lock()
+	defer e.r.topoMu.Unlock()
+	if known == nil {
+		if len(e.r.topo.entries) >= maxPeers {
+			return errTooMany
+		}
+		entry := &entry{
+			name: remote.name, uid: remote.uid, nickname: remote.nickname, shortID: remote.shortID,
+			hasShortID: remote.hasShortID, port: remote.port,
+		}
+		entry.tidy()
+		e.r.topo.put(entry)
+	}
+	e.r.topo.hold(remote.name)
+	return nil
+}
+
+// settleDuplicate decides between a new link and one that we have to the same peer. The error says that the new one loses.
+func (e *engine) settleDuplicate(l *link) error {
+	name := l.remote()
+	old := e.links[name]
+	if old == nil {
+		return nil
+	}
+	if old.sess.remote.uid != l.sess.remote.uid {
+		return e.settleRuns(old, l)
+	}
+	switch {
+	case l.sess.connUID < old.sess.connUID:
+		e.dropLink(old, errDuplicate)
+		return nil
+	case l.sess.connUID > old.sess.connUID:
+		return errDuplicate
+	default:
+		e.dropLink(old, errDuplicate)
+		return errDuplicate
+	}
+}
+
+// settleRuns decides between links to two runs of a peer. The later one is right, since a peer that restarts has lost its
+// links; unless the one that was replaced comes back: then there are two.
+func (e *engine) settleRuns(old, l *link) error {
+	name := l.remote()
+	if former, ok := e.runs[name]; ok && former.uid == l.sess.remote.uid {
+		return fmt.Errorf("%w: %s is the name of peers at %s and at %s", ErrNameTaken, name, old.addr, l.addr)
+	}
+	e.runs[name] = formerRun{uid: old.sess.remote.uid, addr: old.addr}
+	e.dropLink(old, errReplaced)
+	return nil
+}
+
+// greet starts the exchange of topology, and of the state of channels if the remote has not had ours.
+func (e *engine) greet(l *link, fresh bool) {
+	if fresh {
+		for _, c := range e.r.channels {
+			c.wantState(l)
+		}
+	}
+	if !l.delta {
+		if fresh {
+			l.out.addTopology(nil)
+			e.flushSoon()
+		}
+		return
+	}
+	switch {
+	case fresh:
+		e.makeEager(l)
+		e.r.topoMu.RLock()
+		msg := e.r.topo.digestMessage()
+		e.r.topoMu.RUnlock()
+		_ = l.out.urgentNow(msg)
+		l.kick()
+	case e.countEager() < eagerLinks:
+		e.makeEager(l)
+	}
+}
+
+func (e *engine) countEager() (n int) {
+	for _, l := range e.links {
+		if l.delta && l.eager {
+			n++
+		}
+	}
+	return n
+}
+
+// makeEager has news go over a link in both directions.
+func (e *engine) makeEager(l *link) {
+	l.eager = true
+	_ = l.out.urgentNow([]byte{tagDelta, deltaEager})
+	l.kick()
+}
+
+// dropLink takes a link out; it ends for the given reason.
+func (e *engine) dropLink(l *link, reason error) {
+	l.fail(reason)
+	e.removeLink(l, reason)
+}
+
+// removeLink takes a link out that has ended, if it is one of ours.
+func (e *engine) removeLink(l *link, reason error) {
+	name := l.remote()
+	if e.links[name] != l {
+		return
+	}
+	delete(e.links, name)
+	e.r.topoMu.Lock()
+	e.r.topo.release(name)
+	e.r.topoMu.Unlock()
+	e.ownChanged = true
+	now := time.Now()
+	soon(&e.collectAt, now)
+	e.r.cfg.Log.Info("connection ended", "peer", name, "addr", l.addr, "reason", reason)
+	if e.countEager() < eagerLinks {
+		for _, other := range e.links {
+			if other.delta && !other.eager {
+				e.makeEager(other)
+				break
+			}
+		}
+	}
+}
+
+// establish notes that the data plane of a link works.
+func (e *engine) establish(l *link) {
+	if e.links[l.remote()] == l && !l.established {
+		l.established = true
+		e.ownChanged = true
+	}
+}
+
+// inboundEnded is told of every inbound connection that is over.
+func (e *engine) inboundEnded(l *link, err error) {
+	e.ended(l, err)
+	e.dialSoon(time.Now())
+}
+
+// outboundEnded is told of every attempt that is over; l is nil if it did not get through.
+func (e *engine) outboundEnded(key string, l *link, err error) {
+	e.r.dial.ended(key, err, time.Now())
+	if l != nil {
+		e.ended(l, err)
+	}
+	e.dialSoon(time.Now())
+}
+
+// sendVersions tells the other end which versions we have, since its digest differs from ours.
+func (e *engine) sendVersions(l *link, now time.Time) {
+	if e.links[l.remote()] != l || now.Sub(l.versionsAt) < versionsPause {
+		return
+	}
+	l.versionsAt = now
+	e.r.topoMu.RLock()
+	msg := e.r.topo.versionsMessage()
+	e.r.topoMu.RUnlock()
+	_ = l.out.urgentNow(msg)
+	l.kick()
+}
+
+// sendDigests sends our digest over some links.
+func (e *engine) sendDigests(count int) {
+	var links []*link
+	for _, l := range e.links {
+		if l.delta {
+			links = append(links, l)
+		}
+	}
+	for range min(count, len(links)) {
+		i := randomInt(len(links))
+		l := links[i]
+		links = slices.Delete(links, i, i+1)
+		e.r.topoMu.RLock()
+		msg := e.r.topo.digestMessage()
+		e.r.topoMu.RUnlock()
+		_ = l.out.urgentNow(msg)
+		l.kick()
+	}
+}

@@ -1,0 +1,272 @@
+package mesh
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+const maxEnded = 16 // connections that have ended and are still shown
+
+// Status describes a router for people and for metrics.
+type Status struct {
+	Name           peer.Name      `json:"name"`
+	Nickname       string         `json:"nickname"`
+	UID            peer.UID       `json:"uid,string"`
+	ShortID        peer.ShortID   `json:"short_id"`
+	Listen         netip.AddrPort `json:"listen,omitzero"`
+	MinProtocol    int            `json:"min_protocol"`
+	MaxProtocol    int            `json:"max_protocol"`
+	Encryption     bool           `json:"encryption"` // a password is set
+	Discovery      bool           `json:"discovery"`
+	ConnLimit      int            `json:"conn_limit"` // negative: none
+	TrustedSubnets []netip.Prefix `json:"trusted_subnets"`
+
+	Peers           []PeerStatus     `json:"peers"`
+	Connections     []ConnStatus     `json:"connections"`
+	Ended           []EndedStatus    `json:"ended"` // connections that have ended lately, last one first
+	Targets         []TargetStatus   `json:"targets"`
+	UnicastRoutes   []UnicastRoute   `json:"unicast_routes"`   // of the data plane
+	BroadcastRoutes []BroadcastRoute `json:"broadcast_routes"` // of the data plane, those computed so far
+	Channels        []ChannelStatus  `json:"channels"`
+
+	Terminations uint64 `json:"terminations"` // connections and attempts that have ended
+	Refused      uint64 `json:"refused"`      // inbound connections beyond what is taken at a time
+	UnknownTags  uint64 `json:"unknown_tags"` // messages of no known kind
+	Unrouted     uint64 `json:"unrouted"`     // unicasts to be passed on without a way
+}
+
+// PeerStatus describes a peer as the topology has it.
+type PeerStatus struct {
+	Name        peer.Name        `json:"name"`
+	Nickname    string           `json:"nickname"`
+	UID         peer.UID         `json:"uid,string"` // 0 while only the name is known
+	ShortID     peer.ShortID     `json:"short_id"`
+	HasShortID  bool             `json:"has_short_id"`
+	Version     uint64           `json:"version"`
+	Connections []PeerConnection `json:"connections"`
+}
+
+// PeerConnection is a connection as one of its ends tells of it.
+type PeerConnection struct {
+	Name        peer.Name `json:"name"`
+	Nickname    string    `json:"nickname"`
+	Address     string    `json:"address"`
+	Outbound    bool      `json:"outbound"`
+	Established bool      `json:"established"`
+}
+
+// ConnStatus describes a connection of ours.
+type ConnStatus struct {
+	Address   netip.AddrPort `json:"address"`
+	Outbound  bool           `json:"outbound"`
+	State     string         `json:"state"` // "established", or "pending" while the data plane is not
+	Name      peer.Name      `json:"name"`
+	Nickname  string         `json:"nickname"`
+	Protocol  int            `json:"protocol"`
+	Sealed    bool           `json:"sealed"`    // the mesh connection itself
+	Encrypted bool           `json:"encrypted"` // frames: there is a password, and not both ends trust the address
+	Deltas    bool           `json:"deltas"`    // topology goes in the short form
+	Since     time.Time      `json:"since"`
+	Sent      uint64         `json:"sent_bytes"`
+	Received  uint64         `json:"received_bytes"`
+	Dropped   uint64         `json:"dropped"` // messages that found the queue full
+	Queue     int            `json:"queue"`   // messages that wait
+
+	Link  overlay.LinkStatus   `json:"link,omitzero"`   // the one in use
+	Links []overlay.LinkStatus `json:"links,omitempty"` // of all overlays in common
+}
+
+// EndedStatus describes a connection that is over.
+type EndedStatus struct {
+	Address  netip.AddrPort `json:"address"`
+	Outbound bool           `json:"outbound"`
+	Name     peer.Name      `json:"name"` // nobody if the introduction did not get that far
+	Reason   string         `json:"reason"`
+	At       time.Time      `json:"at"`
+
+	// Err is the reason as an error, for errors.Is with ErrPassword, ErrNameTaken and others.
+	Err error `json:"-"`
+}
+
+// TargetStatus describes an address that we dial, or would.
+type TargetStatus struct {
+	Address string    `json:"address"`
+	Direct  bool      `json:"direct"` // given by the operator; otherwise learned from the mesh
+	State   string    `json:"state"`  // "waiting", "attempting", "connected", "suspended"; "never" if it is no other peer
+	Reason  string    `json:"reason,omitempty"`
+	Next    time.Time `json:"next,omitzero"` // next attempt
+
+	// Err is the reason as an error, for errors.Is with ErrPassword, ErrNameTaken and others.
+	Err error `json:"-"`
+}
+
+// UnicastRoute is the way to a peer; for ourselves Via is nobody.
+type UnicastRoute struct {
+	Dest peer.Name `json:"dest"`
+	Via  peer.Name `json:"via"`
+}
+
+// BroadcastRoute is where frames go that a peer spreads.
+type BroadcastRoute struct {
+	Source peer.Name   `json:"source"`
+	Via    []peer.Name `json:"via"`
+}
+
+// ChannelStatus counts what a gossip channel has done.
+type ChannelStatus struct {
+	Name          string `json:"name"`
+	Received      uint64 `json:"received"`
+	ReceivedBytes uint64 `json:"received_bytes"`
+	Sent          uint64 `json:"sent"`
+	SentBytes     uint64 `json:"sent_bytes"`
+	Dropped       uint64 `json:"dropped"`
+	Queue         int    `json:"queue"` // messages that wait for the receiver
+	Faults        uint64 `json:"faults"`
+	LastFault     string `json:"last_fault,omitempty"`
+}
+
+// ended notes that a connection is over.
+func (e *engine) ended(l *link, err error) {
+	if errors.Is(err, errSelf) {
+		return
+	}
+	e.r.counter.terminations.Add(1)
+	st := EndedStatus{Address: l.addr, Outbound: l.outbound, At: time.Now(), Err: err}
+	if err != nil {
+		st.Reason = err.Error()
+	}
+	if l.sess != nil {
+		st.Name = l.sess.remote.name
+	}
+	e.past = append(e.past, st)
+	if len(e.past) > maxEnded {
+		e.past = e.past[1:]
+	}
+}
+
+// Status describes the router as it is now.
+func (r *Router) Status() Status {
+	cfg := &r.cfg
+	st := Status{
+		Name: cfg.Name, Nickname: cfg.Nickname, UID: cfg.UID, Listen: r.Addr(), MinProtocol: cfg.MinProtocol,
+		MaxProtocol: maxProtocol, Encryption: len(cfg.Password) > 0, Discovery: !cfg.NoDiscovery, ConnLimit: cfg.ConnLimit,
+		TrustedSubnets: cfg.TrustedSubnets, Terminations: r.counter.terminations.Load(), Refused: r.counter.refused.Load(),
+		UnknownTags: r.counter.unknownTags.Load(), Unrouted: r.counter.unrouted.Load(),
+	}
+	v := r.view.Load()
+	own := v.graph.entries[v.graph.self]
+	st.ShortID = own.shortID
+	st.Peers = v.graph.peers()
+	st.UnicastRoutes, st.BroadcastRoutes = v.graph.routeTables()
+	for _, c := range r.channels {
+		st.Channels = append(st.Channels, c.status())
+	}
+	established := map[*link]bool{}
+	_ = r.change(func(d *dialer) error {
+		st.Targets = d.status()
+		return nil
+	})
+	r.do(func(e *engine) {
+		for _, l := range e.links {
+			established[l] = l.established
+		}
+		st.Ended = slices.Clone(e.past)
+		slices.Reverse(st.Ended)
+	})
+	for _, name := range slices.Sorted(maps.Keys(v.links)) {
+		st.Connections = append(st.Connections, v.links[name].status(established[v.links[name]]))
+	}
+	return st
+}
+
+func (l *link) status(established bool) ConnStatus {
+	st := ConnStatus{
+		Address: l.addr, Outbound: l.outbound, State: "pending", Name: l.remote(), Nickname: l.sess.remote.nickname,
+		Protocol: l.sess.version, Sealed: l.sess.key != nil, Encrypted: l.encryptsData(), Deltas: l.delta, Since: l.started,
+		Sent: l.sent.Load(), Received: l.received.Load(), Dropped: l.out.dropped.Load(), Queue: l.out.depth(),
+	}
+	if established {
+		st.State = "established"
+	}
+	if l.bundle != nil {
+		st.Link, st.Links = l.bundle.Status(), l.bundle.Statuses()
+	}
+	return st
+}
+
+func (d *dialer) status() (list []TargetStatus) {
+	for _, t := range d.targets {
+		st := TargetStatus{Address: t.key, Direct: t.direct, State: t.state.String(), Err: t.err}
+		if t.err != nil {
+			st.Reason = t.err.Error()
+		}
+		if t.state == targetWaiting {
+			if st.Next = t.next; t.never {
+				st.State, st.Next = "never", time.Time{}
+			}
+		}
+		list = append(list, st)
+	}
+	slices.SortFunc(list, func(a, b TargetStatus) int { return cmp.Compare(a.Address, b.Address) })
+	return list
+}
+
+func (c *channel) status() ChannelStatus {
+	s := &c.stats
+	st := ChannelStatus{
+		Name: c.name, Received: s.received.Load(), ReceivedBytes: s.receivedBytes.Load(), Sent: s.sent.Load(),
+		SentBytes: s.sentBytes.Load(), Dropped: s.dropped.Load(), Faults: s.faults.Load(),
+	}
+	if text := s.lastFault.Load(); text != nil {
+		st.LastFault = *text
+	}
+	c.mu.Lock()
+	st.Queue = len(c.inbox)
+	c.mu.Unlock()
+	return st
+}
+
+func (g *graph) peers() []PeerStatus {
+	list := make([]PeerStatus, 0, len(g.entries))
+	for _, e := range g.entries {
+		st := PeerStatus{
+			Name: e.name, Nickname: e.nickname, UID: e.uid, ShortID: e.shortID, HasShortID: e.hasShortID, Version: e.version,
+		}
+		for c := range e.conns.all() {
+			pc := PeerConnection{Name: c.remote, Address: c.address.String(), Outbound: c.outbound, Established: c.established}
+			if i, known := g.index[c.remote]; known {
+				pc.Nickname = g.entries[i].nickname
+			}
+			st.Connections = append(st.Connections, pc)
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+// routeTables lists the routes of the data plane.
+func (g *graph) routeTables() (unicast []UnicastRoute, broadcast []BroadcastRoute) {
+	for dst, hop := range g.unicast() {
+		if hop == nowhere {
+			continue
+		}
+		r := UnicastRoute{Dest: g.entries[dst].name}
+		if int32(dst) != g.self {
+			r.Via = g.entries[hop].name
+		}
+		unicast = append(unicast, r)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, src := range slices.Sorted(maps.Keys(g.flood)) {
+		broadcast = append(broadcast, BroadcastRoute{Source: g.entries[src].name, Via: g.flood[src]})
+	}
+	return unicast, broadcast
+}
