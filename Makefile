@@ -1,0 +1,33 @@
+# The commands of the house. Everything needs Go and nothing else; `lint` and `soak` too.
+
+export CGO_ENABLED = 0
+
+SEEDS    ?= 1000
+FUZZTIME ?= 30s
+BENCH    ?= .
+
+.PHONY: demo test soak bench lint
+
+demo: ## two hosts in namespaces of this machine, one encrypted Ethernet between their containers
+	go run ./examples/weaver demo
+
+test: ## all tests; those that need namespaces make them, as root or in a user namespace
+	go test ./...
+
+soak: ## the long simulations, SEEDS of each, then every fuzz target for FUZZTIME
+	OVERWEAVE_SEEDS=$(SEEDS) go test -count=1 -timeout=24h -run 'Soak|Sim|Crash' ./...
+	@set -e; for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+	  done; \
+	done
+
+bench: ## Go benchmarks, then the measurements of whole packages
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+	go run ./internal/bench list
+
+lint: ## format, vet, staticcheck, tidy
+	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go mod tidy -diff

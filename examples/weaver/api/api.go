@@ -1,0 +1,74 @@
+// Package api is what a weaver daemon and its clients say to each other over the control socket: HTTP with JSON for what
+// is weaver's own (attach, detach, report), and the plain-text paths that clients of Weave Net know.
+//
+// The control socket is a Unix socket that only its owner may open; who can open it can do what the daemon can.
+package api
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/overweave/overweave/dns"
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh"
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+// DefaultSocket is where the daemon listens for its clients if nothing else is said.
+const DefaultSocket = "/run/weaver.sock"
+
+// AttachRequest asks to give a network namespace an interface on the overlay. Attaching again adds what is missing.
+type AttachRequest struct {
+	// NetNS is the namespace: a path, a name below /run/netns, or the ID of a process in it.
+	NetNS string `json:"netns"`
+	// ID names the attachment; addresses and names belong to it. Empty: derived from the namespace.
+	ID string `json:"id,omitempty"`
+	// Addresses to claim, with prefix lengths. None: the allocator gives one.
+	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	// Names to register in the DNS domain for the addresses, with or without the domain.
+	Names []string `json:"names,omitempty"`
+}
+
+// Attachment is a namespace with an interface on the overlay.
+type Attachment struct {
+	ID        string         `json:"id"`
+	NetNS     string         `json:"netns"`
+	Interface string         `json:"interface"` // in the namespace
+	Addresses []netip.Prefix `json:"addresses"`
+	Names     []string       `json:"names,omitempty"`
+}
+
+// DetachRequest asks to take an attachment away again. NetNS may be given instead of ID.
+type DetachRequest struct {
+	NetNS string `json:"netns,omitempty"`
+	ID    string `json:"id,omitempty"`
+}
+
+// Report is the whole state of a daemon.
+type Report struct {
+	Version     string
+	Started     time.Time
+	Router      mesh.Status
+	Switch      overlay.SwitchStatus
+	Bridge      BridgeStatus
+	IPAM        *ipam.Status `json:",omitempty"` // nil if it is off
+	DNS         *DNSStatus   `json:",omitempty"` // nil if it is off
+	Attachments []Attachment
+}
+
+// BridgeStatus describes the host's end of the overlay.
+type BridgeStatus struct {
+	Name      string
+	Addresses []netip.Prefix // of the host itself on the overlay
+	Port      string         // what carries frames between bridge and switch: "tap" or "packet socket"
+	PortNote  string         `json:",omitempty"` // why it is not the better one
+	MTU       int
+}
+
+// DNSStatus describes the name service.
+type DNSStatus struct {
+	Domain  string
+	Address string
+	TTL     time.Duration
+	Entries []dns.Entry
+}

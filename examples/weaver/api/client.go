@@ -1,0 +1,113 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// Client talks to a daemon. It is safe for concurrent use and keeps no connection open.
+type Client struct {
+	address string
+	http    http.Client
+}
+
+// NewClient returns a client for the daemon that listens at address: the path of a Unix socket, or host:port.
+func NewClient(address string) *Client {
+	network := "tcp"
+	if strings.HasPrefix(address, "/") {
+		network = "unix"
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
+	return &Client{address: address, http: http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+}
+
+// Attach gives a namespace an interface on the overlay. It waits as long as the allocator needs, or until ctx ends.
+func (c *Client) Attach(ctx context.Context, r AttachRequest) (a Attachment, err error) {
+	return a, c.call(ctx, http.MethodPost, "/attach", r, &a)
+}
+
+// Detach takes an attachment away.
+func (c *Client) Detach(ctx context.Context, r DetachRequest) error {
+	return c.call(ctx, http.MethodPost, "/detach", r, nil)
+}
+
+// Report returns the state of the daemon.
+func (c *Client) Report(ctx context.Context) (r Report, err error) {
+	return r, c.call(ctx, http.MethodGet, "/report", nil, &r)
+}
+
+// StatusText returns the status as text; part is empty for the summary, or peers, connections, dns, ipam, targets.
+func (c *Client) StatusText(ctx context.Context, part string) (string, error) {
+	path := "/status"
+	if part != "" {
+		path += "/" + url.PathEscape(part)
+	}
+	body, err := c.do(ctx, http.MethodGet, path, nil)
+	return string(body), err
+}
+
+// call sends in as JSON, if it is not nil, and reads JSON into out, if that is not nil.
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	var body []byte
+	if in != nil {
+		var err error
+		if body, err = json.Marshal(in); err != nil {
+			return err
+		}
+	}
+	answer, err := c.do(ctx, method, path, body)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("the daemon's answer to %s makes no sense: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://weaver"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, errors.New(strings.TrimSpace(string(answer)))
+	}
+	return answer, nil
+}
+
+// explain turns the usual failures to reach a daemon into a sentence that says what to do.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return fmt.Errorf("may not open the control socket %s: run this as the user who runs the daemon", c.address)
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("no daemon listens at %s: start one with `weaver launch`", c.address)
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		err = inner // without the made-up URL
+	}
+	return fmt.Errorf("control socket %s: %w", c.address, err)
+}

@@ -1,0 +1,140 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// Config is everything a daemon is told. The zero value runs a peer with the defaults of Weave Net, without addresses,
+// names or control socket.
+type Config struct {
+	// Version is shown in reports.
+	Version string
+
+	// Name is the peer's name. Zero: the bridge's hardware address if the bridge exists, else the name used last time, else
+	// one made from the host's hardware IDs, else a random one.
+	Name peer.Name
+	// Nickname is for people. Empty: the host name.
+	Nickname string
+
+	// Host is the address to listen on for peers. Invalid: all addresses.
+	Host netip.Addr
+	// Port is for TCP and UDP. 0: 6783.
+	Port uint16
+	// Peers are connected to from the start, each host or host:port.
+	Peers []string
+	// Password encrypts everything between peers. Empty: nothing is encrypted.
+	Password []byte
+	// TrustedSubnets are where frames need no encryption.
+	TrustedSubnets []netip.Prefix
+	// ConnLimit bounds the connections to peers; 0: no limit.
+	ConnLimit int
+	// NoDiscovery keeps the peer from connecting to peers it learns of.
+	NoDiscovery bool
+	// MinProtocol is the lowest protocol version to accept, 1 or 2. 0: 1.
+	MinProtocol int
+
+	// Bridge is the name of the host's bridge. Empty: weave.
+	Bridge string
+	// MTU of the bridge and of containers, in bytes. 0: 1376.
+	MTU int
+	// NoTAP makes the daemon use a packet socket on a veth pair even where a TAP device can be had.
+	NoTAP bool
+	// Expose gives the host itself an address on the overlay, on the bridge. It needs Range.
+	Expose bool
+
+	// Range is what addresses are given from, the same on all peers. Zero: no addresses are given out.
+	Range netip.Prefix
+	// DefaultSubnet is what containers get addresses from that ask for none in particular. Zero: Range.
+	DefaultSubnet netip.Prefix
+	// Birth says how peers agree on their shares of the range the first time.
+	Birth ipam.Birth
+
+	// NoDNS turns the name service off.
+	NoDNS bool
+	// DNSDomain is where names of containers live. Empty: weave.local.
+	DNSDomain string
+	// DNSListen is where questions are answered. Empty: 0.0.0.0:53.
+	DNSListen string
+	// DNSTTL of answers. 0: one second.
+	DNSTTL time.Duration
+	// DNSForwardTimeout bounds the wait for other servers. 0: 5 s.
+	DNSForwardTimeout time.Duration
+	// ResolvConf names the servers for other names. Empty: they are not resolved.
+	ResolvConf string
+
+	// HTTPAddr is the control socket: a path of a Unix socket or host:port. Empty: none.
+	HTTPAddr string
+	// DBPrefix is what the names of the daemon's files begin with; folders are made. Empty: nothing survives a restart.
+	DBPrefix string
+
+	// Log gets what happens. Nil: silence.
+	Log *slog.Logger
+}
+
+const (
+	defaultPort   = 6783
+	defaultBridge = "weave"
+	// defaultMTU leaves room for the headers of every overlay on the smallest underlay that is common, 1460 bytes, with
+	// encryption. It is what containers of Weave Net have too.
+	defaultMTU = 1376
+	minMTU     = 576
+	maxMTU     = 65535
+)
+
+// withDefaults returns the config with defaults filled in, or says what is wrong with it.
+func (c Config) withDefaults() (Config, error) {
+	if c.Nickname == "" {
+		c.Nickname, _ = os.Hostname() // no nickname is fine as well
+	}
+	setDefault(&c.Port, defaultPort)
+	setDefault(&c.Bridge, defaultBridge)
+	setDefault(&c.MTU, defaultMTU)
+	setDefault(&c.DefaultSubnet, c.Range)
+	setDefault(&c.DNSDomain, "weave.local.")
+	setDefault(&c.DNSListen, "0.0.0.0:53")
+	setDefault(&c.DNSTTL, time.Second)
+	if !c.Host.IsValid() {
+		c.Host = netip.IPv4Unspecified()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c, c.validate()
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.MTU < minMTU || c.MTU > maxMTU:
+		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	case c.Expose && !c.Range.IsValid():
+		return errors.New("the host can have an address on the overlay only if there is a range to take it from")
+	case !c.Range.IsValid() && c.DefaultSubnet.IsValid():
+		return errors.New("a default subnet needs a range")
+	}
+	return nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// file returns the path of one of the daemon's files and makes its folder.
+func (c Config) file(name string) (string, error) {
+	path := c.DBPrefix + name
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fmt.Errorf("the folder for the daemon's files: %w", err)
+	}
+	return path, nil
+}

@@ -1,0 +1,241 @@
+// Package daemon composes the packages of Overweave into the reference daemon: one Ethernet across hosts, with addresses
+// and names for containers. It holds wiring and little else; read Run from top to bottom to see how the parts fit, or to
+// compose a daemon of your own.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overweave/overweave/dns"
+	"github.com/overweave/overweave/dns/dnsserver"
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh"
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/sleeve"
+)
+
+// ipamFile is the allocator's file.
+const ipamFile = "ipam.db"
+
+// daemon is a composed daemon. Its fields are constant once New has filled them; the parts guard themselves.
+type daemon struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+
+	state  *state
+	bridge *bridge
+	sleeve *sleeve.Overlay
+	sw     *overlay.Switch
+	router *mesh.Router
+	ipam   *ipam.Allocator   // nil if off
+	names  *dns.Table        // nil if off
+	dns    *dnsserver.Server // nil if off
+	attach *attacher
+	api    net.Listener // nil if off
+
+	closers []func() error // in the order of opening
+}
+
+// Run runs a daemon until ctx ends or a part of it fails. If it fails to start it leaves nothing behind that was not there
+// before. Once it runs, the bridge and the containers' interfaces stay when it ends, so that the next daemon finds the
+// containers attached; a bridge that nobody uses is removed.
+func Run(ctx context.Context, c Config) (err error) {
+	c, err = c.withDefaults()
+	if err != nil {
+		return err
+	}
+	d := &daemon{cfg: c, log: c.Log, started: time.Now()}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.open(); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// open builds the parts, each on those before it, and starts nothing.
+func (d *daemon) open() error {
+	steps := []func() error{d.openState, d.openSockets, d.openBridge, d.buildMesh, d.buildIPAM, d.buildDNS, d.buildAttacher}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// onClose remembers what to undo; the last is undone first.
+func (d *daemon) onClose(f func() error) { d.closers = append(d.closers, f) }
+
+func (d *daemon) close() error {
+	var errs []error
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		errs = append(errs, d.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *daemon) openState() (err error) {
+	if d.state, err = openState(d.cfg); err != nil {
+		return err
+	}
+	d.onClose(d.state.Close)
+	d.cfg.Name = chooseName(d.cfg, d.state.name())
+	d.log.Info("starting", "peer", d.cfg.Name, "nickname", d.cfg.Nickname)
+	return d.state.setName(d.cfg.Name)
+}
+
+// openSockets takes the addresses first that others may hold, before anything is changed on the host.
+func (d *daemon) openSockets() error {
+	if d.cfg.HTTPAddr != "" {
+		l, err := listenAPI(d.cfg.HTTPAddr)
+		if err != nil {
+			return err
+		}
+		d.api = l
+		d.onClose(func() error { return ignoreClosed(l.Close()) })
+	}
+	socket, err := sleeve.Listen(netip.AddrPortFrom(d.cfg.Host, d.cfg.Port))
+	if err != nil {
+		return fmt.Errorf("UDP port %d for frames: %w", d.cfg.Port, err)
+	}
+	d.onClose(func() error { return ignoreClosed(socket.Close()) })
+	d.sleeve, err = sleeve.New(sleeve.Config{Self: d.cfg.Name, Socket: socket, Log: d.log})
+	return err
+}
+
+func (d *daemon) openBridge() (err error) {
+	if d.bridge, err = openBridge(d.cfg); err != nil {
+		return err
+	}
+	d.onClose(d.bridge.Close)
+	d.sw, err = overlay.NewSwitch(overlay.SwitchConfig{
+		Self: d.cfg.Name, Overlays: []overlay.Overlay{d.sleeve}, Port: d.bridge.port, Log: d.log,
+	})
+	return err
+}
+
+func (d *daemon) buildMesh() (err error) {
+	limit := d.cfg.ConnLimit
+	if limit == 0 {
+		limit = -1
+	}
+	d.router, err = mesh.New(mesh.Config{
+		Name: d.cfg.Name, Nickname: d.cfg.Nickname,
+		Listen: netip.AddrPortFrom(d.cfg.Host, d.cfg.Port), DefaultPort: d.cfg.Port,
+		Password: d.cfg.Password, TrustedSubnets: d.cfg.TrustedSubnets, MinProtocol: d.cfg.MinProtocol,
+		Targets: d.cfg.Peers, ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
+		Switch: d.sw, Log: d.log,
+	})
+	return err
+}
+
+func (d *daemon) buildIPAM() error {
+	if !d.cfg.Range.IsValid() {
+		return nil
+	}
+	var store ipam.Store
+	if d.cfg.DBPrefix != "" {
+		path, err := d.cfg.file(ipamFile)
+		if err != nil {
+			return err
+		}
+		s, err := ipam.OpenStore(path)
+		if err != nil {
+			return err
+		}
+		d.onClose(s.Close)
+		store = s
+	}
+	liveTargets := func() int { _, live := d.router.Targets(); return live }
+	var err error
+	d.ipam, err = ipam.New(ipam.Config{
+		Bus: d.router, Universe: d.cfg.Range, DefaultSubnet: d.cfg.DefaultSubnet,
+		Birth: d.cfg.Birth, Targets: liveTargets, Store: store, Log: d.log,
+	})
+	return err
+}
+
+func (d *daemon) buildDNS() (err error) {
+	if d.cfg.NoDNS {
+		return nil
+	}
+	if d.names, err = dns.New(dns.Config{Bus: d.router, Domain: d.cfg.DNSDomain, Log: d.log}); err != nil {
+		return err
+	}
+	sockets, err := dnsserver.Listen(d.cfg.DNSListen)
+	if err != nil {
+		return fmt.Errorf("listening for DNS at %s (choose another place with --dns-listen-address, or --no-dns): %w", d.cfg.DNSListen, err)
+	}
+	d.onClose(func() error { return ignoreClosed(sockets.Close()) })
+	d.dns, err = dnsserver.New(dnsserver.Config{
+		Sockets: sockets, Zone: d.names, Domain: d.cfg.DNSDomain, TTL: d.cfg.DNSTTL,
+		ResolvConf: d.cfg.ResolvConf, ForwardTimeout: d.cfg.DNSForwardTimeout, Log: d.log,
+	})
+	return err
+}
+
+func (d *daemon) buildAttacher() (err error) {
+	if d.attach, err = newAttacher(d); err != nil {
+		return err
+	}
+	d.bridge.inUse = func() bool { return len(d.attach.List()) > 0 }
+	return nil
+}
+
+// run runs all parts until ctx ends or one of them fails.
+func (d *daemon) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	part := func(what string, run func(context.Context) error) {
+		g.Go(func() error {
+			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	part("frames", d.sleeve.Run)
+	part("switch", d.sw.Run)
+	part("mesh", d.router.Run)
+	part("peers", d.checkStart)
+	if d.ipam != nil {
+		part("addresses", d.ipam.Run)
+	}
+	if d.names != nil {
+		part("names", d.names.Run)
+		part("DNS server", d.dns.Run)
+	}
+	part("attachments", d.attach.Run)
+	if d.api != nil {
+		part("control socket", d.serveAPI)
+	}
+	return g.Wait()
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// listenAPI opens the control socket. A Unix socket is for its owner alone; one that a dead daemon left is replaced.
+func listenAPI(address string) (net.Listener, error) {
+	if !filepath.IsAbs(address) {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return nil, fmt.Errorf("control address: %w", err)
+		}
+		return l, nil
+	}
+	return listenUnix(address)
+}

@@ -1,0 +1,288 @@
+package daemon
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// statusParts are the parts of the status, in the line formats of Weave Net (section 8.2 of its HTTP specification).
+var statusParts = map[string]func(api.Report) string{
+	"targets":     targetsText,
+	"connections": connectionsText,
+	"peers":       peersText,
+	"dns":         dnsText,
+	"ipam":        ipamText,
+}
+
+// summary is the status as a whole, in the form of Weave Net (section 8.1).
+func summary(r api.Report) string {
+	blocks := []string{field("Version", r.Version), routerSummary(r)}
+	if r.IPAM != nil {
+		blocks = append(blocks, field("Service", "ipam")+field("Status", r.IPAM.State)+
+			field("Range", r.IPAM.Range)+field("DefaultSubnet", r.IPAM.DefaultSubnet))
+	}
+	if r.DNS != nil {
+		live := 0
+		for _, e := range r.DNS.Entries {
+			if e.Live() {
+				live++
+			}
+		}
+		blocks = append(blocks, field("Service", "dns")+field("Domain", r.DNS.Domain)+field("Address", r.DNS.Address)+
+			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", live))
+	}
+	blocks = append(blocks, bridgeSummary(r))
+	return strings.Join(blocks, "\n")
+}
+
+func routerSummary(r api.Report) string {
+	m := r.Router
+	states := map[string]int{}
+	for _, c := range m.Connections {
+		states[c.State]++
+	}
+	var direct int
+	for _, t := range m.Targets {
+		if t.Direct {
+			direct++
+		}
+		if state, ok := targetState(t); ok {
+			states[state]++
+		}
+	}
+	return field("Service", "router") +
+		field("Protocol", protocols(m)) +
+		field("Name", named(m.Name, m.Nickname)) +
+		field("Encryption", enabled(m.Encryption)) +
+		field("PeerDiscovery", enabled(m.Discovery)) +
+		field("Targets", direct) +
+		field("Connections", countStates(states)) +
+		field("Peers", countPeers(m)) +
+		field("TrustedSubnets", listOrNone(m.TrustedSubnets))
+}
+
+func bridgeSummary(r api.Report) string {
+	b := r.Bridge
+	port := b.Port
+	if b.PortNote != "" {
+		port += " (" + b.PortNote + ")"
+	}
+	return field("Service", "bridge") + field("Bridge", b.Name) + field("MTU", b.MTU) + field("Port", port) +
+		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments))
+}
+
+// field is a line with its label right-aligned.
+func field(label string, value any) string { return fmt.Sprintf("%15s: %v\n", label, value) }
+
+func enabled(on bool) string {
+	if on {
+		return "enabled"
+	}
+	return "disabled"
+}
+
+func named(n peer.Name, nickname string) string {
+	if nickname == "" {
+		return n.String()
+	}
+	return fmt.Sprintf("%s(%s)", n, nickname)
+}
+
+func listOrNone(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ", "), "[]")
+}
+
+func protocols(m mesh.Status) string {
+	if m.MinProtocol == m.MaxProtocol {
+		return fmt.Sprintf("weave %d", m.MaxProtocol)
+	}
+	return fmt.Sprintf("weave %d..%d", m.MinProtocol, m.MaxProtocol)
+}
+
+// countStates words how many connections there are in which state.
+func countStates(states map[string]int) string {
+	var total int
+	var parts []string
+	for _, s := range []string{"established", "pending", "retrying", "failed", "connecting", "waiting"} {
+		if n := states[s]; n > 0 {
+			total += n
+			parts = append(parts, fmt.Sprintf("%d %s", n, s))
+		}
+	}
+	if total == 0 {
+		return "0"
+	}
+	return fmt.Sprintf("%d (%s)", total, strings.Join(parts, ", "))
+}
+
+func countPeers(m mesh.Status) string {
+	var established, pending int
+	for _, p := range m.Peers {
+		for _, c := range p.Connections {
+			if c.Established {
+				established++
+			} else {
+				pending++
+			}
+		}
+	}
+	switch {
+	case established+pending == 0:
+		return fmt.Sprint(len(m.Peers))
+	case pending == 0:
+		return fmt.Sprintf("%d (with %d established connections)", len(m.Peers), established)
+	default:
+		return fmt.Sprintf("%d (with %d established, %d pending connections)", len(m.Peers), established, pending)
+	}
+}
+
+// targetState is the state that a target counts as in the list of connections; ok is false if it is not in that list.
+func targetState(t mesh.TargetStatus) (state string, ok bool) {
+	failedBefore := t.Reason != ""
+	switch t.State {
+	case "attempting":
+		if failedBefore {
+			return "retrying", true
+		}
+		return "connecting", true
+	case "waiting", "never":
+		if failedBefore {
+			return "failed", true
+		}
+		return "waiting", t.State == "waiting"
+	}
+	return "", false
+}
+
+func targetsText(r api.Report) string {
+	var b strings.Builder
+	for _, t := range r.Router.Targets {
+		if t.Direct {
+			fmt.Fprintln(&b, t.Address)
+		}
+	}
+	return b.String()
+}
+
+func connectionsText(r api.Report) string {
+	var b strings.Builder
+	for _, c := range r.Router.Connections {
+		info := fmt.Sprintf("%-6s %s", cmp.Or(c.Link.Overlay, "none"), named(c.Name, c.Nickname))
+		if r.Router.Encryption {
+			info = fmt.Sprintf("%-11s %s", encryption(c.Encrypted), info)
+		}
+		line := connectionLine(c.Outbound, c.Address.String(), c.State, info)
+		fmt.Fprintf(&b, "%s mtu=%d\n", line, c.Link.MTU)
+	}
+	for _, t := range r.Router.Targets {
+		state, ok := targetState(t)
+		if !ok {
+			continue
+		}
+		fmt.Fprintln(&b, connectionLine(true, t.Address, state, targetInfo(t, state)))
+	}
+	return b.String()
+}
+
+func encryption(on bool) string {
+	if on {
+		return "encrypted"
+	}
+	return "unencrypted"
+}
+
+func connectionLine(outbound bool, address, state, info string) string {
+	return fmt.Sprintf("%s %-21s %-11s %s", arrow(outbound), address, state, info)
+}
+
+func arrow(outbound bool) string {
+	if outbound {
+		return "->"
+	}
+	return "<-"
+}
+
+func targetInfo(t mesh.TargetStatus, state string) string {
+	next := "never"
+	if !t.Next.IsZero() {
+		next = t.Next.Format(time.RFC3339)
+	}
+	switch state {
+	case "failed":
+		return t.Reason + ", retry: " + next
+	case "waiting":
+		return "until: " + next
+	}
+	return t.Reason
+}
+
+func peersText(r api.Report) string {
+	var b strings.Builder
+	for _, p := range r.Router.Peers {
+		fmt.Fprintln(&b, named(p.Name, p.Nickname))
+		for _, c := range p.Connections {
+			state := "pending"
+			if c.Established {
+				state = "established"
+			}
+			fmt.Fprintf(&b, "   %s %-21s %-37s %s\n", arrow(c.Outbound), c.Address, named(c.Name, c.Nickname), state)
+		}
+	}
+	return b.String()
+}
+
+func dnsText(r api.Report) string {
+	if r.DNS == nil {
+		return "the name service is off\n"
+	}
+	var b strings.Builder
+	for _, e := range r.DNS.Entries {
+		if e.Live() {
+			name := strings.TrimSuffix(e.Hostname, "."+r.DNS.Domain)
+			fmt.Fprintf(&b, "%-12s %-15s %12.12s %s\n", name, e.Addr, e.Owner, e.Origin)
+		}
+	}
+	return b.String()
+}
+
+func ipamText(r api.Report) string {
+	if r.IPAM == nil {
+		return "no addresses are given out\n"
+	}
+	peers := slices.Clone(r.IPAM.Peers)
+	slices.SortStableFunc(peers, func(x, y ipam.PeerSpace) int { // ourselves first
+		return -cmp.Compare(btoi(x.Peer == r.Router.Name), btoi(y.Peer == r.Router.Name))
+	})
+	var b strings.Builder
+	for _, p := range peers {
+		note := ""
+		switch {
+		case p.Peer == r.Router.Name:
+			note = fmt.Sprintf("(%d active)", r.IPAM.ActiveIPs)
+		case !p.Reachable:
+			note = "- unreachable!"
+		}
+		share := 100 * float64(p.IPs) / float64(r.IPAM.RangeNumIPs)
+		fmt.Fprintf(&b, "%-37s %8d IPs (%04.1f%% of total) %s\n", named(p.Peer, p.Nickname), p.IPs, share, note)
+	}
+	return b.String()
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

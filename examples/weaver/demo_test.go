@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/netip"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/examples/weaver/demo"
+	"github.com/overweave/overweave/internal/device"
+	"github.com/overweave/overweave/internal/lab/labtest"
+)
+
+// TestDemo runs the demo as a user would: real daemons, three hosts, JSON.
+func TestDemo(t *testing.T) {
+	labtest.Require(t)
+	stdout, stderr, code := run(t, exec.Command(weaverPath(t), "demo", "--json", "--hosts", "3", "--seconds", "1"))
+	require.Zero(t, code, stderr)
+	var r demo.Report
+	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
+	require.True(t, r.OK)
+	require.Len(t, r.Hosts, 3)
+	require.Len(t, r.DNS, 3)
+	require.True(t, r.Encrypted)
+	require.Equal(t, "sleeve", r.Overlay)
+	require.Positive(t, r.PingMS.Median)
+	require.Positive(t, r.TCPMbitS)
+}
+
+// TestDemoPlain has no password, and the daemons use packet sockets.
+func TestDemoPlain(t *testing.T) {
+	labtest.Require(t)
+	r, err := demo.Run(t.Context(), demo.Config{Hosts: 2, Stream: time.Second, Daemon: weaverPath(t), Flags: []string{"--no-tap"}})
+	require.NoError(t, err)
+	require.False(t, r.Encrypted)
+	require.Equal(t, "packet socket", r.Hosts[0].Port)
+}
+
+// TestKilledDaemon kills one daemon of two in the middle of everything and starts it again: the containers talk again, with
+// the addresses they had.
+func TestKilledDaemon(t *testing.T) {
+	labtest.Require(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c, err := demo.NewCluster(demo.ClusterConfig{Hosts: 2, Password: "tell nobody", Daemon: weaverPath(t)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, c.Close()) }()
+	a, b := c.Hosts[0], c.Hosts[1]
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Launch(ctx))
+	}
+	addrs := map[*demo.Host]netip.Prefix{}
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Attach(ctx))
+		addrs[h] = h.Address
+	}
+	require.NoError(t, a.Reach(ctx, b.Address.Addr()))
+
+	require.NoError(t, b.Kill())
+	killed := time.Now()
+	require.NoError(t, b.Launch(ctx))
+	require.NoError(t, a.Reach(ctx, b.Address.Addr()))
+	require.Less(t, time.Since(killed), 15*time.Second)
+
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Attach(ctx)) // attaching again changes nothing
+		require.Equal(t, addrs[h], h.Address)
+		var list []netip.Prefix
+		require.NoError(t, h.Container.Do(func() (err error) { list, err = device.Addresses(device.DefaultInterface); return err }))
+		require.Equal(t, []netip.Prefix{addrs[h]}, list)
+	}
+	require.NoError(t, a.Named(ctx, b), "the name is registered again")
+}
+
+// TestDemoInterrupted interrupts a demo half way: it ends soon, says so, and leaves no process and no file.
+func TestDemoInterrupted(t *testing.T) {
+	labtest.Require(t)
+	t.Setenv("TMPDIR", t.TempDir())
+	cmd := exec.Command(weaverPath(t), "demo", "--seconds", "60")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	waitFor(t, func() bool { left, _ := os.ReadDir(os.Getenv("TMPDIR")); return len(left) > 0 })
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 130, cmd.ProcessState.ExitCode(), stderr.String())
+	left, err := os.ReadDir(os.Getenv("TMPDIR"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/examples/weaver/daemon"
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// passwordVariable holds the password if no flag does; a flag shows in the list of processes.
+const passwordVariable = "WEAVE_PASSWORD"
+
+// launchFlags are the flags of launch as typed; config makes sense of them. Names and defaults are those of Weave Net where
+// it has them.
+type launchFlags struct {
+	name, nickname, host, password, logLevel string
+	bridge, httpAddr, dbPrefix               string
+	ipallocInit, ipallocRange, ipallocSubnet string
+	dnsDomain, dnsListen, resolvConf         string
+	trusted                                  []string
+	port                                     uint16
+	connLimit, minProtocol, mtu, dnsTTL      int
+	noDiscovery, noDNS, noTAP, expose        bool
+	dnsForwardTimeout                        time.Duration
+}
+
+func newLaunch() *cobra.Command {
+	var f launchFlags
+	cmd := &cobra.Command{
+		Use:   "launch [flags] [PEER...]",
+		Short: "Run the daemon in the foreground, connected to the given peers (host or host:port)",
+		RunE: func(cmd *cobra.Command, peers []string) error {
+			c, err := f.config(peers)
+			if err != nil {
+				return err
+			}
+			return daemon.Run(cmd.Context(), c)
+		},
+	}
+	f.register(cmd)
+	return cmd
+}
+
+func (f *launchFlags) register(cmd *cobra.Command) {
+	s := cmd.Flags()
+	s.StringVar(&f.name, "name", "", "name of this peer, like a MAC address (default: from the bridge, the last run, or the hardware)")
+	s.StringVar(&f.nickname, "nickname", "", "nickname of this peer (default: the host name)")
+	s.StringVar(&f.host, "host", "", "address to listen on for peers (default: all)")
+	s.Uint16Var(&f.port, "port", 6783, "TCP and UDP port for peers")
+	s.StringVar(&f.password, "password", "", "password shared by all peers, turns encryption on (default: $"+passwordVariable+")")
+	s.StringSliceVar(&f.trusted, "trusted-subnets", nil, "subnets between which frames are not encrypted")
+	s.IntVar(&f.connLimit, "conn-limit", 200, "connections to peers, 0 for no limit")
+	s.BoolVar(&f.noDiscovery, "no-discovery", false, "do not connect to peers that are learned from others")
+	s.IntVar(&f.minProtocol, "min-protocol-version", 1, "lowest protocol version to accept")
+	s.StringVar(&f.logLevel, "log-level", "info", "debug, info, warning or error")
+
+	s.StringVar(&f.bridge, "weave-bridge", "weave", "name of the host's bridge")
+	s.IntVar(&f.mtu, "mtu", 0, "MTU of bridge and containers in bytes, 0 for the default of 1376")
+	s.BoolVar(&f.noTAP, "no-tap", false, "join the bridge with a packet socket even if there are TAP devices")
+	s.BoolVar(&f.expose, "expose", false, "give the host itself an address on the overlay")
+
+	s.StringVar(&f.ipallocRange, "ipalloc-range", "10.32.0.0/12", "range to give addresses from, the same on all peers; blank: none are given")
+	s.StringVar(&f.ipallocSubnet, "ipalloc-default-subnet", "", "subnet for containers that ask for none (default: the range)")
+	s.StringVar(&f.ipallocInit, "ipalloc-init", "", "how the first division is agreed: consensus[=COUNT], seed=PEER,... or observer")
+
+	s.BoolVar(&f.noDNS, "no-dns", false, "do not serve names")
+	s.StringVar(&f.dnsDomain, "dns-domain", "weave.local.", "domain of containers")
+	s.StringVar(&f.dnsListen, "dns-listen-address", "0.0.0.0:53", "address for DNS questions")
+	s.IntVar(&f.dnsTTL, "dns-ttl", 1, "TTL of DNS answers in seconds")
+	s.DurationVar(&f.dnsForwardTimeout, "dns-fallback-timeout", 5*time.Second, "how long to wait for other name servers")
+	s.StringVar(&f.resolvConf, "resolv-conf", "", "file with the name servers for other names")
+
+	s.StringVar(&f.httpAddr, "http-addr", api.DefaultSocket, "control socket: a path, or host:port; blank: none")
+	s.StringVar(&f.dbPrefix, "db-prefix", "/var/lib/weaver/", "what the names of the daemon's files begin with; blank: keep nothing")
+}
+
+// config checks the flags and makes the daemon's config.
+func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
+	c = daemon.Config{
+		Version: version, Nickname: f.nickname, Port: f.port, Peers: peers, Password: []byte(f.password),
+		ConnLimit: f.connLimit, NoDiscovery: f.noDiscovery, MinProtocol: f.minProtocol,
+		Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
+		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
+		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
+		HTTPAddr: f.httpAddr, DBPrefix: f.dbPrefix,
+	}
+	if len(c.Password) == 0 {
+		c.Password = []byte(os.Getenv(passwordVariable))
+	}
+	var errs []error
+	check := func(flag string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		}
+	}
+	if f.name != "" {
+		c.Name, err = peer.Parse(f.name)
+		check("name", err)
+	}
+	if f.host != "" {
+		c.Host, err = netip.ParseAddr(f.host)
+		check("host", err)
+	}
+	c.Range, err = parseSubnet(f.ipallocRange)
+	check("ipalloc-range", err)
+	c.DefaultSubnet, err = parseSubnet(f.ipallocSubnet)
+	check("ipalloc-default-subnet", err)
+	c.Birth, err = parseBirth(f.ipallocInit)
+	check("ipalloc-init", err)
+	for _, s := range f.trusted {
+		p, err := netip.ParsePrefix(s)
+		check("trusted-subnets", err)
+		c.TrustedSubnets = append(c.TrustedSubnets, p)
+	}
+	c.Log, err = newLogger(f.logLevel)
+	check("log-level", err)
+	for _, p := range peers {
+		if err := checkPeer(p); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// parseSubnet reads a CIDR without host bits; blank is none.
+func parseSubnet(s string) (netip.Prefix, error) {
+	if s == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q is no CIDR such as 10.32.0.0/12", s)
+	}
+	if p != p.Masked() {
+		return p, fmt.Errorf("%s has bits behind its prefix; did you mean %s?", p, p.Masked())
+	}
+	return p, nil
+}
+
+// parseBirth reads consensus, consensus=N, seed=name,... or observer; blank is consensus.
+func parseBirth(s string) (ipam.Birth, error) {
+	mode, value, given := strings.Cut(s, "=")
+	switch {
+	case s == "" || s == "consensus":
+		return ipam.Consensus(0), nil
+	case mode == "consensus":
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return ipam.Birth{}, fmt.Errorf("consensus=%s: want a number of peers", value)
+		}
+		return ipam.Consensus(n), nil
+	case mode == "seed" && given:
+		var names []peer.Name
+		for text := range strings.SplitSeq(value, ",") {
+			n, err := peer.Parse(text)
+			if err != nil {
+				return ipam.Birth{}, err
+			}
+			names = append(names, n)
+		}
+		return ipam.Seed(names...), nil
+	case s == "observer":
+		return ipam.Observer(), nil
+	}
+	return ipam.Birth{}, fmt.Errorf("%q is none of consensus[=COUNT], seed=PEER,... and observer", s)
+}
+
+// checkPeer refuses what cannot be a peer's address, before anything is started. Names are resolved later.
+func checkPeer(s string) error {
+	host, port := s, ""
+	if strings.Contains(s, ":") {
+		var err error
+		if host, port, err = net.SplitHostPort(s); err != nil {
+			if _, errIP := netip.ParseAddr(s); errIP == nil {
+				return nil // IPv6 without a port
+			}
+			return fmt.Errorf("peer %q: want host or host:port", s)
+		}
+		if _, err := net.LookupPort("tcp", port); err != nil {
+			return fmt.Errorf("peer %q: no such port", s)
+		}
+	}
+	if host == "" || strings.ContainsAny(host, "/ \t\n") {
+		return fmt.Errorf("peer %q: want host or host:port", s)
+	}
+	return nil
+}
+
+func newLogger(level string) (*slog.Logger, error) {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warning": slog.LevelWarn, "error": slog.LevelError}
+	l, ok := levels[level]
+	if !ok {
+		return nil, fmt.Errorf("%q is none of debug, info, warning and error", level)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
