@@ -40,7 +40,7 @@ func TestForwardOverIPv6(t *testing.T) {
 // then on.
 func TestForwardTakesNextUpstream(t *testing.T) {
 	garbled := func(raw []byte) [][]byte {
-		return [][]byte{append(append([]byte(nil), raw[:2]...), 0x80, 0, 0, 9, 0, 0, 0, 0, 0, 0)}
+		return [][]byte{append(append([]byte(nil), raw[:2]...), 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 'w')}
 	}
 	for name, first := range map[string]func() netip.AddrPort{
 		"closed":  func() netip.AddrPort { return closedPort },
@@ -80,7 +80,9 @@ func TestForwardIgnoresForgery(t *testing.T) {
 		return [][]byte{wrongID, query, wrongName, {1, 2, 3}, answers[0]}
 	})
 	s := start(t, Config{Upstreams: upstreams(up.addr)})
-	require.Len(t, resolve(t, "udp", s.sockets.Addr(), "www.example.com.", dns.TypeA).Answer, 1)
+	msg := resolve(t, "udp", s.sockets.Addr(), "www.example.com.", dns.TypeA)
+	require.Equal(t, dns.RcodeSuccess, msg.Rcode)
+	require.Len(t, msg.Answer, 1)
 }
 
 // TestForwardTotalLimit has nothing but silent upstreams.

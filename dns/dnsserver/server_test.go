@@ -293,6 +293,7 @@ func TestTCPConnections(t *testing.T) {
 	_, err = readMessage(conn)
 	require.Error(t, err, "that was the last one")
 
+	require.Eventually(t, func() bool { return len(s.conns) == 0 }, patience, time.Millisecond)
 	held, err := net.Dial("tcp", s.sockets.Addr().String())
 	require.NoError(t, err)
 	defer held.Close()

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -113,8 +112,9 @@ func TestClosedNamespace(t *testing.T) {
 }
 
 func TestMissingPrivilegesAreNamed(t *testing.T) {
-	labtest.Require(t)
-	cmd := exec.Command("/proc/self/exe", fmt.Sprint(os.Getpid()))
+	h, err := labtest.New(t).Host("a")
+	require.NoError(t, err)
+	cmd := h.Command(t.Context(), "/proc/self/exe", fmt.Sprint(os.Getpid()))
 	cmd.Env = append(os.Environ(), childVariable+"=powerless")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER} // with no rights outside of it
 	out, err := cmd.CombinedOutput()

@@ -168,7 +168,7 @@ func setQueue(e end, cut bool, s Shape) error {
 func queueFor(attrs netlink.QdiscAttrs, cut bool, s Shape) netlink.Qdisc {
 	switch {
 	case cut:
-		return &netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "blackhole"}
+		return &netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "pfifo"}
 	case s.Delay > 0 || s.Loss > 0:
 		return netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{
 			Latency: uint32(s.Delay.Microseconds()),

@@ -2,6 +2,7 @@
 package labtest
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -13,7 +14,8 @@ import (
 const requireVariable = "OVERWEAVE_REQUIRE_LAB"
 
 // Enter has the test binary run in a user namespace if that is needed to make labs and is allowed; then it does not return.
-// Call it first in TestMain. Where there can be no lab the tests run all the same: those that need one skip themselves.
+// Call it first in TestMain. Where there can be no lab the tests run all the same: those that need one skip themselves, and
+// examples, which cannot, are left out.
 func Enter() {
 	code, done, err := lab.Reexec()
 	if done {
@@ -21,6 +23,7 @@ func Enter() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "no lab:", err)
+		_ = flag.Set("test.skip", "^Example") // the flag exists in every test
 	}
 }
 

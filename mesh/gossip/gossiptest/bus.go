@@ -35,7 +35,7 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	c.Delay = cmp.Or(c.Delay, 10*time.Millisecond)
+	c.Delay = max(cmp.Or(c.Delay, 10*time.Millisecond), 1)
 	c.Interval = cmp.Or(c.Interval, 30*time.Second)
 	c.Gone = cmp.Or(c.Gone, 10*time.Second)
 	c.Queue = cmp.Or(c.Queue, 1000)
