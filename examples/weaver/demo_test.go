@@ -1,12 +1,13 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,19 +79,30 @@ func TestKilledDaemon(t *testing.T) {
 	require.NoError(t, a.Named(ctx, b), "the name is registered again")
 }
 
-// TestDemoInterrupted interrupts a demo half way: it ends soon, says so, and leaves no process and no file.
+// TestDemoInterrupted interrupts a demo, early and late: it ends soon, says so, and leaves no process and no file.
 func TestDemoInterrupted(t *testing.T) {
 	labtest.Require(t)
-	t.Setenv("TMPDIR", t.TempDir())
-	cmd := exec.Command(weaverPath(t), "demo", "--seconds", "60")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	require.NoError(t, cmd.Start())
-	waitFor(t, func() bool { left, _ := os.ReadDir(os.Getenv("TMPDIR")); return len(left) > 0 })
-	require.NoError(t, cmd.Process.Signal(os.Interrupt))
-	require.Error(t, cmd.Wait())
-	require.Equal(t, 130, cmd.ProcessState.ExitCode(), stderr.String())
-	left, err := os.ReadDir(os.Getenv("TMPDIR"))
-	require.NoError(t, err)
-	require.Empty(t, left)
+	for _, after := range []string{"hosts and containers", "links established", "ping"} {
+		t.Run(after, func(t *testing.T) {
+			t.Setenv("TMPDIR", t.TempDir())
+			cmd := exec.Command(weaverPath(t), "demo", "--seconds", "60")
+			stderr, err := cmd.StderrPipe()
+			require.NoError(t, err)
+			require.NoError(t, cmd.Start())
+			lines := bufio.NewScanner(stderr)
+			for lines.Scan() && !strings.Contains(lines.Text(), after) {
+			}
+			require.NoError(t, cmd.Process.Signal(os.Interrupt))
+			var last string
+			for lines.Scan() {
+				last = lines.Text()
+			}
+			require.Error(t, cmd.Wait())
+			require.Equal(t, 130, cmd.ProcessState.ExitCode(), last)
+			require.Equal(t, "weaver: interrupted", last)
+			left, err := os.ReadDir(os.Getenv("TMPDIR"))
+			require.NoError(t, err)
+			require.Empty(t, left)
+		})
+	}
 }

@@ -96,6 +96,9 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
 		HTTPAddr: f.httpAddr, DBPrefix: f.dbPrefix,
 	}
+	if f.dnsTTL == 0 {
+		c.DNSTTL = -1 // 0 means the default there
+	}
 	if len(c.Password) == 0 {
 		c.Password = []byte(os.Getenv(passwordVariable))
 	}

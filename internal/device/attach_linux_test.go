@@ -168,6 +168,25 @@ func devicesOf(t *testing.T, where interface{ Do(func() error) error }) (names [
 	return names
 }
 
+// With its first address a device loses the others of the subnet, unless a setting says otherwise, which not all containers
+// let us change.
+func TestOtherAddressesStay(t *testing.T) {
+	h, c := newHost(t, labtest.New(t), "a", 1)
+	a := attachment(c[0], 1)
+	a.Addresses = []netip.Prefix{prefix(1), prefix(2), prefix(3)}
+	attach(t, h, a)
+	for i, where := range []func(*testing.T, func()){withoutSettings, func(_ *testing.T, fn func()) { fn() }} {
+		where(t, func() {
+			within(t, h, func() {
+				gone, err := device.Detach(a.NetNS, "", a.Addresses[i:i+1])
+				require.NoError(t, err)
+				require.False(t, gone)
+			})
+		})
+		within(t, c[0], func() { require.Equal(t, a.Addresses[i+1:], must(device.Addresses("ethwe"))) })
+	}
+}
+
 func TestFailedAttachLeavesNothing(t *testing.T) {
 	h, c := newHost(t, labtest.New(t), "a", 1)
 	good := attachment(c[0], 1)

@@ -2,14 +2,9 @@ package device
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
-	"os"
 )
-
-// maxName is how long the name of a network device may be, in bytes.
-const maxName = 15
 
 var (
 	// ErrWrongKind says that there is a device of the wanted name, but it is something else.
@@ -87,50 +82,4 @@ const DefaultInterface = "ethwe"
 func HostName(id string) string {
 	const prefix, n = "vethwepl", 7
 	return prefix + id[:min(n, len(id))]
-}
-
-func checkNames(names ...string) error {
-	for _, name := range names {
-		if name == "" || len(name) > maxName {
-			return fmt.Errorf("%q is no name for a network device: it has 1 to %d bytes", name, maxName)
-		}
-	}
-	return nil
-}
-
-func checkAddresses(addrs ...netip.Prefix) error {
-	for _, addr := range addrs {
-		if !addr.IsValid() || !addr.Addr().Is4() {
-			return fmt.Errorf("%s is no IPv4 address with the length of a prefix", addr)
-		}
-	}
-	return nil
-}
-
-func checkRoutes(routes []Route) error {
-	for _, r := range routes {
-		if err := checkAddresses(r.Dst); err != nil {
-			return err
-		}
-		if r.Via.IsValid() && !r.Via.Is4() {
-			return fmt.Errorf("the route to %s cannot go via %s", r.Dst, r.Via)
-		}
-	}
-	return nil
-}
-
-// hint completes the text of an error that more privileges would have avoided.
-func hint(err error) string {
-	if errors.Is(err, os.ErrPermission) {
-		return " (this takes root, or the capabilities CAP_NET_ADMIN and CAP_SYS_ADMIN)"
-	}
-	return ""
-}
-
-// failed says what could not be done, for err that is not nil.
-func failed(err error, format string, args ...any) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w%s", fmt.Sprintf(format, args...), err, hint(err))
 }

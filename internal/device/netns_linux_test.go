@@ -78,14 +78,19 @@ func TestReferencesToNamespaces(t *testing.T) {
 }
 
 // withRunFolder runs fn with an empty /run that nobody else sees.
-func withRunFolder(t *testing.T, fn func()) {
+func withRunFolder(t *testing.T, fn func()) { withEmpty(t, "/run", fn) }
+
+// withoutSettings runs fn where no settings of the kernel can be seen or changed.
+func withoutSettings(t *testing.T, fn func()) { withEmpty(t, "/proc/sys", fn) }
+
+func withEmpty(t *testing.T, folder string, fn func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // and never unlocked: the thread ends, and its mounts with it
 		require.NoError(t, unix.Unshare(unix.CLONE_NEWNS))
 		require.NoError(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		require.NoError(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))
+		require.NoError(t, unix.Mount("tmpfs", folder, "tmpfs", 0, ""))
 		fn()
 	}()
 	<-done

@@ -18,8 +18,6 @@ const (
 	pollFor   = 2 * time.Second
 	pollEvery = time.Millisecond
 
-	ownIndex = 10_000
-
 	netemQueue = 10_000   // packets; what a fast and long path has under way
 	tbfQueue   = 50       // milliseconds of packets that wait
 	tbfBurst   = 64 << 10 // bytes at least; segmentation offload makes packets that long
@@ -57,14 +55,11 @@ func addPort(e end) error {
 	})
 }
 
-// addVeth makes a pair of devices, puts them up, and waits until they are.
-func addVeth(ends [2]end, mtu int) error {
+// addVeth makes a pair of devices, the first with the given index, puts them up, and waits until they are.
+func addVeth(ends [2]end, mtu, index int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = ends[0].device
-	attrs.MTU = mtu
-	// Two ends of the same index, which happens in different namespaces, are not seen to be a pair at first: then the kernel
-	// takes up to a second to put them to use. It counts from 1, so ours is one that it does not give to the other end.
-	attrs.Index = ownIndex + int(ends[0].ns.lab.links.Add(1))
+	attrs.MTU, attrs.Index = mtu, index
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName = ends[1].device
 	veth.PeerNamespace = netlink.NsFd(ends[1].ns.netns.Fd())
@@ -168,7 +163,7 @@ func setQueue(e end, cut bool, s Shape) error {
 func queueFor(attrs netlink.QdiscAttrs, cut bool, s Shape) netlink.Qdisc {
 	switch {
 	case cut:
-		return &netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "pfifo"}
+		return &netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "blackhole"}
 	case s.Delay > 0 || s.Loss > 0:
 		return netlink.NewNetem(attrs, netlink.NetemQdiscAttrs{
 			Latency: uint32(s.Delay.Microseconds()),

@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// Two ends of a pair that have the same index, as happens in different namespaces, are not seen to be one at first: then
+// the kernel takes up to a second to put them to use. It counts from 1; so we choose the index of one end, far from there.
+const firstIndex = 10_000
+
 // Switch is an Ethernet switch: hosts that are joined to it are on one network.
 type Switch struct {
 	ns    *Namespace
@@ -57,7 +61,8 @@ func (k *Link) Device(h *Host) string {
 
 // create makes the link, with the addresses and the MTU of cfg, and puts both ends up.
 func (k *Link) create(cfg LinkConfig) error {
-	if err := addVeth(k.ends, cfg.MTU); err != nil {
+	index := firstIndex + int(k.ends[0].ns.lab.links.Add(1))
+	if err := addVeth(k.ends, cfg.MTU, index); err != nil {
 		return err
 	}
 	for i, addr := range []netip.Prefix{cfg.A, cfg.B} {

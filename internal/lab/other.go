@@ -28,7 +28,7 @@ func (*thread) stop()                            {}
 func addBridge(*Namespace) error                 { return errors.ErrUnsupported }
 func loopbackUp() error                          { return errors.ErrUnsupported }
 func addPort(end) error                          { return errors.ErrUnsupported }
-func addVeth([2]end, int) error                  { return errors.ErrUnsupported }
+func addVeth([2]end, int, int) error             { return errors.ErrUnsupported }
 func removeDevice(end)                           {}
 func addAddress(end, netip.Prefix) error         { return errors.ErrUnsupported }
 func setMTU(end, int) error                      { return errors.ErrUnsupported }

@@ -1,9 +1,5 @@
 package lab
 
-// reexecMark is in the environment of a process that Reexec started. It keeps a system that lets users make user namespaces,
-// but gives them no rights inside, from starting us again and again.
-const reexecMark = "OVERWEAVE_LAB_REEXEC=1"
-
 // Check returns nil if this process can make network namespaces and devices in them. It has made one to find out.
 func Check() error { return check() }
 

@@ -67,8 +67,9 @@ type BridgeStatus struct {
 
 // DNSStatus describes the name service.
 type DNSStatus struct {
-	Domain  string
-	Address string
-	TTL     time.Duration
-	Entries []dns.Entry
+	Domain    string
+	Address   string           // where questions are answered
+	Upstreams []netip.AddrPort // who is asked for other names
+	TTL       time.Duration
+	Entries   []dns.Entry
 }

@@ -64,7 +64,7 @@ type Config struct {
 	DNSDomain string
 	// DNSListen is where questions are answered. Empty: 0.0.0.0:53.
 	DNSListen string
-	// DNSTTL of answers. 0: one second.
+	// DNSTTL of answers. 0: one second; negative: answers are not to be kept.
 	DNSTTL time.Duration
 	// DNSForwardTimeout bounds the wait for other servers. 0: 5 s.
 	DNSForwardTimeout time.Duration

@@ -121,7 +121,11 @@ func (d *daemon) report() api.Report {
 		r.IPAM = &st
 	}
 	if d.names != nil {
-		r.DNS = &api.DNSStatus{Domain: d.cfg.DNSDomain, Address: d.cfg.DNSListen, TTL: d.cfg.DNSTTL, Entries: d.names.Entries()}
+		st := d.dns.Status()
+		r.DNS = &api.DNSStatus{
+			Domain: d.names.Domain(), Address: st.Address.String(), Upstreams: st.Upstreams,
+			TTL: max(d.cfg.DNSTTL, 0), Entries: d.names.Entries(),
+		}
 	}
 	return r
 }

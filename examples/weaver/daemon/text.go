@@ -3,7 +3,6 @@ package daemon
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +37,7 @@ func summary(r api.Report) string {
 			}
 		}
 		blocks = append(blocks, field("Service", "dns")+field("Domain", r.DNS.Domain)+field("Address", r.DNS.Address)+
+			field("Upstream", listOrNone(r.DNS.Upstreams))+
 			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", live))
 	}
 	blocks = append(blocks, bridgeSummary(r))
@@ -97,11 +97,15 @@ func named(n peer.Name, nickname string) string {
 	return fmt.Sprintf("%s(%s)", n, nickname)
 }
 
-func listOrNone(list []netip.Prefix) string {
+func listOrNone[T fmt.Stringer](list []T) string {
 	if len(list) == 0 {
 		return "none"
 	}
-	return strings.Trim(strings.ReplaceAll(fmt.Sprint(list), " ", ", "), "[]")
+	texts := make([]string, len(list))
+	for i, v := range list {
+		texts[i] = v.String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 func protocols(m mesh.Status) string {

@@ -1,8 +1,8 @@
 package demo
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,15 +24,16 @@ func receive(l net.Listener) (bytes int64, d time.Duration, err error) {
 	return n, time.Since(start), err
 }
 
-// send writes to conn for as long as d, or until ctx ends.
+// send writes to conn for as long as d, or until ctx ends, and closes it, which ends receive as well.
 func send(ctx context.Context, conn net.Conn, d time.Duration) error {
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	buf := make([]byte, streamBuffer)
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		if _, err := conn.Write(buf); err != nil {
-			return errors.Join(ctx.Err(), fmt.Errorf("sending: %w", err))
+			return cmp.Or(ctx.Err(), fmt.Errorf("sending: %w", err))
 		}
 	}
-	return conn.Close()
+	return nil
 }
