@@ -9,13 +9,17 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 	"github.com/overweave/overweave/mesh/peer"
 	"github.com/overweave/overweave/sleeve"
 	"github.com/overweave/overweave/sleeve/sleevetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	labtest.Enter()
+	goleak.VerifyTestMain(m)
+}
 
 var (
 	nameA = peer.Name(0x0a0000000001)

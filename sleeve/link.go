@@ -103,9 +103,6 @@ func (l *link) publish() {
 	if !m.confirmed || !m.remote.IsValid() || old != nil && *old == m.remote {
 		return
 	}
-	if old != nil {
-		l.log.Info("sleeve: peer moved", "from", *old, "to", m.remote)
-	}
 	remote := m.remote
 	l.remote.Store(&remote)
 }
@@ -181,6 +178,8 @@ func (l *link) do(a action) {
 		}
 	case doReport:
 		l.params.Report(a.event)
+	case doLogMove:
+		l.log.Info("sleeve: peer sends from another address", "address", l.Status().Remote)
 	}
 }
 

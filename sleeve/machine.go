@@ -67,6 +67,7 @@ const (
 	doAskMTU                      // ask the system for the path MTU and call pathMTU
 	doControl                     // send a control message
 	doReport                      // report an event
+	doLogMove                     // the remote's address has changed
 )
 
 func newMachine(p overlay.Params, recordOverhead int) machine {
@@ -175,6 +176,9 @@ func (m *machine) answer(now time.Time, a action) {
 func (m *machine) onHeartbeat(now time.Time, from netip.AddrPort) {
 	m.deadline = now.Add(heartbeatTimeout)
 	if m.remote != from {
+		if m.remote.IsValid() {
+			m.do(action{kind: doLogMove})
+		}
 		m.remote = from
 	}
 	if !m.heard {

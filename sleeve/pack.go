@@ -35,10 +35,6 @@ type packer struct {
 
 // begin readies the packer for frames of one link to one address. write takes the datagrams, borrowed.
 func (p *packer) begin(l *link, ch crypto.Channel, remote netip.AddrPort, write func([]Message)) {
-	if p.arena == nil {
-		p.arena, p.scratch = make([]byte, 0, packArena), make([]byte, 0, MaxDatagram)
-		p.messages = make([]Message, 0, packMessages)
-	}
 	p.channel, p.self, p.sealer, p.write = ch, l.params.Self, l.sealer, write
 	p.maxPayload = int(l.maxPayload.Load())
 	p.limit = MaxDatagram
@@ -75,11 +71,18 @@ func (p *packer) add(f *overlay.Frame) bool {
 
 // start makes room for a datagram. There always is room for one in the arena.
 func (p *packer) start() {
-	p.filling = p.scratch[:0]
+	if p.arena == nil {
+		p.arena, p.messages = make([]byte, 0, packArena), make([]Message, 0, packMessages)
+	}
 	if p.sealer == nil {
 		begin := len(p.arena) + plainOverhead
 		p.filling = p.arena[begin:begin]
+		return
 	}
+	if p.scratch == nil {
+		p.scratch = make([]byte, 0, MaxDatagram)
+	}
+	p.filling = p.scratch
 }
 
 // finish completes the datagram that is being filled.

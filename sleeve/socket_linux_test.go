@@ -5,10 +5,13 @@ import (
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/overweave/overweave/mesh/overlay/overlaytest"
+	"github.com/overweave/overweave/mesh/peer"
 	"github.com/overweave/overweave/sleeve"
 )
 
@@ -18,19 +21,20 @@ func TestConformanceOverUDP(t *testing.T) {
 		"unspecified address": {"", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			overlaytest.TestOverlay(t, overlaytest.Carrier{Real: true, Open: func(t *testing.T) (a, b overlaytest.End) {
-				return udpEnd(t, "a", addrs[0]), udpEnd(t, "b", addrs[1])
+			overlaytest.TestOverlay(t, overlaytest.Carrier{Real: true, Quiet: 50 * time.Millisecond, Open: func(t *testing.T) (a, b overlaytest.End) {
+				return udpEnd(t, nameA, addrs[0]), udpEnd(t, nameB, addrs[1])
 			}})
 		})
 	}
 }
 
 // udpEnd opens a real socket; with no address given it listens on all, and the peer is at one of the loopback ones.
-func udpEnd(t *testing.T, which, listen string) overlaytest.End {
+func udpEnd(t testing.TB, self peer.Name, listen string) overlaytest.End {
 	t.Helper()
-	self, at := nameA, "127.0.0.1"
-	if which == "b" {
-		self, at = nameB, "127.0.0.2"
+	loopback(t)
+	at := "127.0.0.1"
+	if self == nameB {
+		at = "127.0.0.2"
 	}
 	var addr netip.AddrPort
 	if listen != "" {
@@ -42,7 +46,18 @@ func udpEnd(t *testing.T, which, listen string) overlaytest.End {
 	return newEnd(t, self, netip.AddrPortFrom(netip.MustParseAddr(at), socket.LocalAddr().Port()), socket)
 }
 
+// loopback sees that the loopback device is up, which it is not in a new namespace.
+func loopback(t testing.TB) {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	require.NoError(t, err)
+	if lo.Attrs().Flags&net.FlagUp == 0 {
+		require.NoError(t, netlink.LinkSetUp(lo))
+	}
+}
+
 func TestListenPortTaken(t *testing.T) {
+	loopback(t)
 	for _, addr := range []string{"127.0.0.1", "0.0.0.0", "::"} {
 		first, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(addr), 0))
 		require.NoError(t, err)
@@ -57,6 +72,7 @@ func TestListenPortTaken(t *testing.T) {
 }
 
 func TestSocketClose(t *testing.T) {
+	loopback(t)
 	s, err := sleeve.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
 	require.NoError(t, err)
 	errs := make(chan error, s.Queues())
@@ -79,7 +95,8 @@ func TestSocketClose(t *testing.T) {
 
 // TestSocketChannels sends over both channels from every kind of socket to every kind, and looks at what arrives.
 func TestSocketChannels(t *testing.T) {
-	for _, c := range []struct{ from, to, source, dest string }{
+	loopback(t)
+	for _, c := range []channelTest{
 		{"127.0.0.1", "127.0.0.1", "", "127.0.0.1"},
 		{"0.0.0.0", "0.0.0.0", "127.0.0.5", "127.0.0.6"},
 		{"::", "::", "127.0.0.7", "127.0.0.8"},
@@ -87,25 +104,28 @@ func TestSocketChannels(t *testing.T) {
 		{"::", "::", "::1", "::1"},
 		{"::1", "::1", "", "::1"},
 	} {
-		t.Run(c.from+" to "+c.to, func(t *testing.T) { testChannels(t, c.from, c.to, c.source, c.dest) })
+		t.Run(c.from+" to "+c.to, func(t *testing.T) { testChannels(t, c) })
 	}
 }
 
-func testChannels(t *testing.T, from, to, source, dest string) {
-	sender, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(from), 0))
-	if err != nil && netip.MustParseAddr(from).Is6() {
+// channelTest is where two sockets listen, and the source and destination of what is sent.
+type channelTest struct{ from, to, source, dest string }
+
+func testChannels(t *testing.T, c channelTest) {
+	sender, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(c.from), 0))
+	if err != nil && netip.MustParseAddr(c.from).Is6() {
 		t.Skip("no IPv6 here: ", err)
 	}
 	require.NoError(t, err)
 	defer func() { _ = sender.Close() }()
-	receiver, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(to), 0))
+	receiver, err := sleeve.Listen(netip.AddrPortFrom(netip.MustParseAddr(c.to), 0))
 	require.NoError(t, err)
 	defer func() { _ = receiver.Close() }()
 
-	m := sleeve.Message{Remote: netip.AddrPortFrom(netip.MustParseAddr(dest), receiver.LocalAddr().Port())}
-	want := netip.MustParseAddr(dest)
-	if source != "" {
-		want = netip.MustParseAddr(source)
+	m := sleeve.Message{Remote: netip.AddrPortFrom(netip.MustParseAddr(c.dest), receiver.LocalAddr().Port())}
+	want := netip.MustParseAddr(c.dest)
+	if c.source != "" {
+		want = netip.MustParseAddr(c.source)
 		m.Local = want
 	}
 	messages := make([]sleeve.Message, 6)
@@ -140,7 +160,7 @@ func testChannels(t *testing.T, from, to, source, dest string) {
 		m := <-received
 		sizes[len(m.Data)] = true
 		require.Equal(t, sender.LocalAddr().Port(), m.Remote.Port(), "both channels leave from one port")
-		if source != "" || want.IsLoopback() && from == to {
+		if c.source != "" || want.IsLoopback() && c.from == c.to {
 			require.Equal(t, want, m.Remote.Addr())
 		}
 	}

@@ -147,7 +147,7 @@ func loadVectors(t testing.TB) (v vectors) {
 const (
 	testA = peer.Name(0x0a0000000001)
 	testB = peer.Name(0x0a0000000002)
-	uid   = 0x0123456789abcdef
+	uid   = uint64(0x0123456789abcdef)
 )
 
 var (
@@ -291,7 +291,7 @@ func TestVectorEncryptedDatagrams(t *testing.T) {
 
 func TestVectorHeartbeat(t *testing.T) {
 	v := loadVectors(t)
-	require.EqualValues(t, uid, binary.BigEndian.Uint64(v.Heartbeat.UID))
+	require.Equal(t, uid, binary.BigEndian.Uint64(v.Heartbeat.UID))
 	require.EqualValues(t, v.Heartbeat.Frame, appendHeartbeat(nil, uid))
 	for _, c := range []struct {
 		self peer.Name

@@ -151,7 +151,6 @@ func TestLaunchFails(t *testing.T) {
 		copyFile(t, weaver, weaverPath(t))
 		before := h.devices()
 		cmd := h.Command(context.Background(), weaver, append(h.args, "--http-addr", "", "--db-prefix", "")...)
-		const nobody = 65534
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
@@ -160,6 +159,8 @@ func TestLaunchFails(t *testing.T) {
 		require.Equal(t, before, h.devices())
 	})
 }
+
+const nobody = 65534 // the user and the group without any rights
 
 // openDir returns a temporary folder that others may enter too.
 func openDir(t *testing.T) string {

@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,23 +18,78 @@ import (
 
 	"github.com/overweave/overweave/examples/weaver/demo"
 	"github.com/overweave/overweave/internal/device"
+	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
 )
 
-// TestDemo runs the demo as a user would: real daemons, three hosts, JSON.
+// TestDemo runs the demo as a user would: real daemons, three hosts, JSON. It leaves no device and no process.
 func TestDemo(t *testing.T) {
 	labtest.Require(t)
+	before, err := net.Interfaces()
+	require.NoError(t, err)
 	stdout, stderr, code := run(t, exec.Command(weaverPath(t), "demo", "--json", "--hosts", "3", "--seconds", "1"))
 	require.Zero(t, code, stderr)
+	requireReport(t, stdout, 3)
+	after, err := net.Interfaces()
+	require.NoError(t, err)
+	require.Equal(t, names(before), names(after))
+	require.Empty(t, daemons(t))
+}
+
+// TestDemoOrdinaryUser runs the demo as a user without any rights.
+func TestDemoOrdinaryUser(t *testing.T) {
+	labtest.Require(t)
+	if os.Getuid() != 0 {
+		t.Skip("takes root to become somebody else; the other demos run as an ordinary user here")
+	}
+	dir := openDir(t)
+	weaver := filepath.Join(dir, "weaver")
+	copyFile(t, weaver, weaverPath(t))
+	t.Setenv("TMPDIR", dir)
+	require.NoError(t, os.Chmod(dir, 0o777))
+	cmd := exec.Command(weaver, "demo", "--json", "--seconds", "1")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	stdout, stderr, code := run(t, cmd)
+	if code != 0 && strings.Contains(stderr, lab.ErrNotPermitted.Error()) {
+		t.Skip(stderr)
+	}
+	require.Zero(t, code, stderr)
+	requireReport(t, stdout, 2)
+}
+
+func requireReport(t *testing.T, stdout string, hosts int) {
+	t.Helper()
 	var r demo.Report
 	require.NoError(t, json.Unmarshal([]byte(stdout), &r))
 	require.True(t, r.OK)
-	require.Len(t, r.Hosts, 3)
-	require.Len(t, r.DNS, 3)
+	require.Len(t, r.Hosts, hosts)
+	require.Len(t, r.DNS, hosts)
 	require.True(t, r.Encrypted)
 	require.Equal(t, "sleeve", r.Overlay)
 	require.Positive(t, r.PingMS.Median)
 	require.Positive(t, r.TCPMbitS)
+}
+
+func names(links []net.Interface) (out []string) {
+	for _, l := range links {
+		out = append(out, l.Name)
+	}
+	return out
+}
+
+// daemons returns the command lines of daemons that this test binary has become.
+func daemons(t *testing.T) (out []string) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, f := range files {
+		if line, err := os.ReadFile(f); err == nil && strings.HasPrefix(string(line), self+"\x00launch\x00") {
+			out = append(out, string(line))
+		}
+	}
+	return out
 }
 
 // TestDemoPlain has no password, and the daemons use packet sockets.

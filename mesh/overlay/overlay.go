@@ -108,7 +108,7 @@ type Counter struct {
 
 // Port is where frames enter and leave this host: a TAP device, a packet socket, or memory.
 //
-// One goroutine may read while another writes. A read returns as soon as there is a frame, with as many as are there.
+// One goroutine may read while any number of others write. A read returns as soon as there is a frame, with as many as are there.
 type Port interface {
 	// Name is the name of the device, for people.
 	Name() string

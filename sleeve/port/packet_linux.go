@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/overweave/overweave/mesh/overlay"
 )
 
-const packetBuffer = 8 << 20 // bytes; the kernel may grant less
+const (
+	packetBuffer = 8 << 20                // bytes; the kernel may grant less
+	downInterval = 200 * time.Millisecond // of looking whether an interface that is down is still there
+)
 
 var _ overlay.Port = (*Packet)(nil)
 
@@ -24,6 +28,7 @@ var _ overlay.Port = (*Packet)(nil)
 type Packet struct {
 	device
 	index   int
+	down    bool // the reader's
 	reader  packetReader
 	writers sync.Pool // of *packetWriter
 }
@@ -111,13 +116,19 @@ func (p *Packet) Status() Status {
 func (p *Packet) Read(bufs [][]byte, sizes []int) (int, error) {
 	for !p.closed.Load() {
 		n, err := p.reader.read(p.raw, bufs, sizes)
-		if err == nil {
+		switch {
+		case err == nil:
+			if p.down {
+				p.down = false
+				_ = p.file.SetReadDeadline(time.Time{})
+			}
 			return n, nil
-		}
-		// The interface was taken down. It may come up again, unless it is gone.
-		if !errors.Is(err, unix.ENETDOWN) || p.gone() {
+		case !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, os.ErrDeadlineExceeded), p.gone():
 			return 0, p.fail("read", err)
 		}
+		// The interface was taken down. It may come up again, but the kernel does not tell when it goes for good.
+		p.down = true
+		_ = p.file.SetReadDeadline(time.Now().Add(downInterval))
 	}
 	return 0, p.fail("read", nil)
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -35,14 +36,18 @@ const mtu = 1400
 func tap(t *testing.T, h *lab.Host, index int) overlay.Port {
 	t.Helper()
 	var p overlay.Port
-	require.NoError(t, h.Do(func() error {
+	err := h.Do(func() error {
 		tap, err := port.OpenTAP(port.TAPConfig{Name: "tap0", MTU: mtu})
 		if err != nil {
 			return err
 		}
 		p = tap
 		return address("tap0", index)
-	}))
+	})
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
+		t.Skip("no TAP devices here: ", err)
+	}
+	require.NoError(t, err)
 	return p
 }
 
@@ -187,31 +192,51 @@ func TestPacketVLAN(t *testing.T) {
 	defer func() { _ = inner.Close() }()
 
 	frames := [][]byte{taggedFrame(5, 100), taggedFrame(6, 300), taggedFrame(7, mtu)}
-	require.NoError(t, inner.Write(frames))
-	require.Equal(t, frames, readTagged(t, outer, len(frames)))
-	require.NoError(t, outer.Write(frames[1:]))
-	require.Equal(t, frames[1:], readTagged(t, inner, len(frames)-1))
-	require.Zero(t, inner.Status())
+	for _, way := range [][2]overlay.Port{{inner, outer}, {outer, inner}} {
+		received := readTagged(way[1])
+		probe := taggedFrame(9, 50)
+		require.Eventually(t, func() bool { // an interface that is up loses frames for a while
+			require.NoError(t, way[0].Write([][]byte{probe}))
+			select {
+			case <-received:
+				return true
+			case <-time.After(10 * time.Millisecond):
+				return false
+			}
+		}, 10*time.Second, time.Millisecond)
+		require.NoError(t, way[0].Write(frames))
+		for _, want := range frames {
+			got := <-received
+			for bytes.Equal(got, probe) {
+				got = <-received
+			}
+			require.Equal(t, want, got)
+		}
+	}
 }
 
 func taggedFrame(id byte, size int) []byte {
 	return append([]byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x81, 0, 0x60, id, 0x88, 0xb5}, make([]byte, size)...)
 }
 
-// readTagged reads until n frames with a tag have come.
-func readTagged(t *testing.T, p overlay.Port, n int) (frames [][]byte) {
-	t.Helper()
-	bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
-	for len(frames) < n {
-		got, err := p.Read(bufs, sizes)
-		require.NoError(t, err)
-		for i := range got {
-			if f := bufs[i][:sizes[i]]; f[12] == 0x81 && f[13] == 0 {
-				frames = append(frames, bytes.Clone(f))
+// readTagged returns the frames with a tag that arrive, until the port is closed. It reads two at a time.
+func readTagged(p overlay.Port) <-chan []byte {
+	received := make(chan []byte, 4096)
+	go func() {
+		bufs, sizes := [][]byte{make([]byte, 2000), make([]byte, 2000)}, make([]int, 2)
+		for {
+			n, err := p.Read(bufs, sizes)
+			if err != nil {
+				return
+			}
+			for i := range n {
+				if f := bufs[i][:sizes[i]]; f[12] == 0x81 && f[13] == 0 {
+					received <- bytes.Clone(f)
+				}
 			}
 		}
-	}
-	return frames
+	}()
+	return received
 }
 
 func TestDeviceGone(t *testing.T) {
