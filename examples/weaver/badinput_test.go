@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -193,6 +195,18 @@ func TestRefusedByPeer(t *testing.T) {
 	require.NoError(t, daemon.Wait(), "it was not disturbed")
 }
 
+// get asks a daemon for a path.
+func get(t *testing.T, socket, path string) string {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", socket) }}}
+	resp, err := c.Get("http://weaver" + path)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.Equal(t, http.StatusOK, resp.StatusCode)
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(body)
+}
+
 // TestAttachUnknown: a namespace that is none is refused by the daemon, and nothing is allocated for it.
 func TestAttachUnknown(t *testing.T) {
 	h := newHost(t)
@@ -206,6 +220,9 @@ func TestAttachUnknown(t *testing.T) {
 	stdout, _, code := run(t, exec.Command(weaverPath(t), "status", "--http-addr", socket))
 	require.Zero(t, code)
 	require.Contains(t, stdout, "Attached: 0")
+	metrics := get(t, socket, "/metrics")
+	require.Contains(t, metrics, "weave_max_ips 1.048576e+06")
+	require.Contains(t, metrics, `weave_ips{state="local-used"} 0`)
 	require.NoError(t, daemon.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, daemon.Wait())
 	require.Equal(t, []string{"lo"}, h.devices(), "a bridge that nobody uses is removed")

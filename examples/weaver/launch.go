@@ -26,7 +26,7 @@ const passwordVariable = "WEAVE_PASSWORD"
 // it has them.
 type launchFlags struct {
 	name, nickname, host, password, logLevel string
-	bridge, httpAddr, dbPrefix               string
+	bridge, httpAddr, metricsAddr, dbPrefix  string
 	ipallocInit, ipallocRange, ipallocSubnet string
 	dnsDomain, dnsListen, resolvConf         string
 	trusted                                  []string
@@ -83,6 +83,7 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.resolvConf, "resolv-conf", "", "file with the name servers for other names")
 
 	s.StringVar(&f.httpAddr, "http-addr", api.DefaultSocket, "control socket: a path, or host:port; blank: none")
+	s.StringVar(&f.metricsAddr, "metrics-addr", "", "host:port for metrics; blank: only on the control socket")
 	s.StringVar(&f.dbPrefix, "db-prefix", "/var/lib/weaver/", "what the names of the daemon's files begin with; blank: keep nothing")
 }
 
@@ -94,7 +95,7 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 		Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
 		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
-		HTTPAddr: f.httpAddr, DBPrefix: f.dbPrefix,
+		HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,
 	}
 	if f.dnsTTL == 0 {
 		c.DNSTTL = -1 // 0 means the default there

@@ -73,6 +73,8 @@ type Config struct {
 
 	// HTTPAddr is the control socket: a path of a Unix socket or host:port. Empty: none.
 	HTTPAddr string
+	// MetricsAddr, host:port, is where Prometheus finds the metrics, besides the control socket. Empty: nowhere.
+	MetricsAddr string
 	// DBPrefix is what the names of the daemon's files begin with; folders are made. Empty: nothing survives a restart.
 	DBPrefix string
 

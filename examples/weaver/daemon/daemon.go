@@ -32,16 +32,17 @@ type daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	state  *state
-	bridge *bridge
-	sleeve *sleeve.Overlay
-	sw     *overlay.Switch
-	router *mesh.Router
-	ipam   *ipam.Allocator   // nil if off
-	names  *dns.Table        // nil if off
-	dns    *dnsserver.Server // nil if off
-	attach *attacher
-	api    net.Listener // nil if off
+	state   *state
+	bridge  *bridge
+	sleeve  *sleeve.Overlay
+	sw      *overlay.Switch
+	router  *mesh.Router
+	ipam    *ipam.Allocator   // nil if off
+	names   *dns.Table        // nil if off
+	dns     *dnsserver.Server // nil if off
+	attach  *attacher
+	api     net.Listener // nil if off
+	metrics net.Listener // nil if off
 
 	closers []func() error // in the order of opening
 }
@@ -102,6 +103,14 @@ func (d *daemon) openSockets() error {
 			return err
 		}
 		d.api = l
+		d.onClose(func() error { return ignoreClosed(l.Close()) })
+	}
+	if d.cfg.MetricsAddr != "" {
+		l, err := net.Listen("tcp", d.cfg.MetricsAddr)
+		if err != nil {
+			return fmt.Errorf("metrics address: %w", err)
+		}
+		d.metrics = l
 		d.onClose(func() error { return ignoreClosed(l.Close()) })
 	}
 	socket, err := sleeve.Listen(netip.AddrPortFrom(d.cfg.Host, d.cfg.Port))
@@ -217,6 +226,9 @@ func (d *daemon) run(ctx context.Context) error {
 	part("attachments", d.attach.Run)
 	if d.api != nil {
 		part("control socket", d.serveAPI)
+	}
+	if d.metrics != nil {
+		part("metrics", d.serveMetrics)
 	}
 	return g.Wait()
 }

@@ -18,10 +18,19 @@ const (
 	shutdownTimeout = 2 * time.Second
 )
 
-// serveAPI answers clients until ctx ends. Requests that still wait then are given up.
-func (d *daemon) serveAPI(ctx context.Context) error {
+// serveAPI answers clients of the control socket until ctx ends. Requests that still wait then are given up.
+func (d *daemon) serveAPI(ctx context.Context) error { return serve(ctx, d.api, d.handler()) }
+
+// serveMetrics answers at the metrics address, which serves nothing else.
+func (d *daemon) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", d.metricsHandler())
+	return serve(ctx, d.metrics, mux)
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
-		Handler:           d.handler(),
+		Handler:           h,
 		ReadHeaderTimeout: headerTimeout,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
@@ -33,7 +42,7 @@ func (d *daemon) serveAPI(ctx context.Context) error {
 		}
 	})
 	defer stop()
-	if err := server.Serve(d.api); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -45,6 +54,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST /detach", handle(func(ctx context.Context, r api.DetachRequest) (struct{}, error) {
 		return struct{}{}, d.attach.Detach(ctx, r)
 	}))
+	mux.Handle("GET /metrics", d.metricsHandler())
 	mux.HandleFunc("GET /report", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.report()) })
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, summary(d.report())) })
 	mux.HandleFunc("GET /status/{part}", d.statusPart)

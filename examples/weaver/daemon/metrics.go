@@ -1,0 +1,122 @@
+package daemon
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh"
+)
+
+// Metrics have the names and texts of Weave Net (section 10 of its HTTP specification), so that dashboards go on. Series of
+// services that are off are missing.
+var (
+	descConnections  = describe("weave_connections", "Number of peer-to-peer connections.", "state", "type", "encryption")
+	descTerminations = describe("weave_connection_terminations_total", "Number of peer-to-peer connections terminated.")
+	descIPs          = describe("weave_ips", "Number of IP addresses.", "state")
+	descMaxIPs       = describe("weave_max_ips", "Size of IP address space used by allocator.")
+	descDNSEntries   = describe("weave_dns_entries", "Number of DNS entries.")
+	descUnreachable  = describe("weave_ipam_unreachable_count", "Number of unreachable peers.")
+	descUnreachPct   = describe("weave_ipam_unreachable_percentage", "Percentage of IP addresses owned  by unreachable peers.")
+	descAllocates    = describe("weave_ipam_pending_allocates", "Number of pending allocates.")
+	descClaims       = describe("weave_ipam_pending_claims", "Number of pending claims.")
+	descFrameDrops   = describe("weaver_frame_drops_total", "Frames that the switch sent nowhere.", "reason")
+	descChannelDrops = describe("weaver_gossip_drops_total", "Gossip messages dropped because a queue was full.", "channel")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// metricsHandler serves the daemon's metrics and those of the process.
+func (d *daemon) metricsHandler() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collector{d.report}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}
+
+// collector makes metrics of a report, anew for each scrape.
+type collector struct{ report func() api.Report }
+
+// Describe implements [prometheus.Collector]. It describes nothing: which series there are depends on what runs.
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(out chan<- prometheus.Metric) {
+	r := c.report()
+	collectConnections(out, r.Router)
+	counter(out, descTerminations, float64(r.Router.Terminations))
+	for reason, n := range r.Switch.Drops {
+		counter(out, descFrameDrops, float64(n), reason)
+	}
+	for _, ch := range r.Router.Channels {
+		counter(out, descChannelDrops, float64(ch.Dropped), ch.Name)
+	}
+	if r.IPAM != nil {
+		collectIPAM(out, r.IPAM)
+	}
+	if r.DNS != nil {
+		own := 0
+		for _, e := range r.DNS.Entries {
+			if e.Live() && e.Origin == r.Router.Name {
+				own++
+			}
+		}
+		gauge(out, descDNSEntries, float64(own))
+	}
+}
+
+// collectConnections counts connections; for each state and type that occurs there is a series with encryption and one
+// without.
+func collectConnections(out chan<- prometheus.Metric, m mesh.Status) {
+	type kind struct{ state, overlay string }
+	counts := map[kind]map[bool]int{}
+	count := func(state, overlay string, encrypted bool) {
+		k := kind{state, overlay}
+		if counts[k] == nil {
+			counts[k] = map[bool]int{}
+		}
+		counts[k][encrypted]++
+	}
+	for _, c := range m.Connections {
+		count(c.State, c.Link.Overlay, c.Encrypted)
+	}
+	for _, t := range m.Targets {
+		if state, ok := targetState(t); ok {
+			count(state, "unknown", false)
+		}
+	}
+	for k, n := range counts {
+		gauge(out, descConnections, float64(n[true]), k.state, k.overlay, "yes")
+		gauge(out, descConnections, float64(n[false]), k.state, k.overlay, "")
+	}
+}
+
+func collectIPAM(out chan<- prometheus.Metric, s *ipam.Status) {
+	gauge(out, descIPs, float64(s.ActiveIPs), "local-used")
+	gauge(out, descMaxIPs, float64(s.RangeNumIPs))
+	var peers int
+	var ips uint64
+	for _, p := range s.Peers {
+		if !p.Reachable {
+			peers++
+			ips += p.IPs
+		}
+	}
+	gauge(out, descUnreachable, float64(peers))
+	gauge(out, descUnreachPct, 100*float64(ips)/float64(s.RangeNumIPs))
+	gauge(out, descAllocates, float64(len(s.PendingAllocates)))
+	gauge(out, descClaims, float64(len(s.PendingClaims)))
+}
+
+func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func counter(out chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}
