@@ -43,12 +43,16 @@ func Listen(addr string) (*Sockets, error) {
 }
 
 func listen(ap netip.AddrPort) (*Sockets, error) {
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(ap))
+	family := "" // the IPv6 wildcard stands for both families, that of IPv4 for itself
+	if ap.Addr().Is4() {
+		family = "4"
+	}
+	tcp, err := net.ListenTCP("tcp"+family, net.TCPAddrFromAddrPort(ap))
 	if err != nil {
 		return nil, err
 	}
 	port := tcp.Addr().(*net.TCPAddr).AddrPort().Port()
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ap.Addr(), port)))
+	udp, err := net.ListenUDP("udp"+family, net.UDPAddrFromAddrPort(netip.AddrPortFrom(ap.Addr(), port)))
 	if err != nil {
 		_ = tcp.Close()
 		return nil, err

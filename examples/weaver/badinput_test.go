@@ -197,7 +197,9 @@ func TestRefusedByPeer(t *testing.T) {
 
 // get asks a daemon for a path.
 func get(t *testing.T, socket, path string) string {
-	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", socket) }}}
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}
 	resp, err := c.Get("http://weaver" + path)
 	require.NoError(t, err)
 	defer resp.Body.Close()
