@@ -15,7 +15,9 @@ test: ## all tests; those that need namespaces make them, as root or in a user n
 	go test ./...
 
 soak: ## the long simulations, SEEDS of each, then every fuzz target for FUZZTIME
-	OVERWEAVE_SEEDS=$(SEEDS) go test -count=1 -timeout=24h -run 'Soak|Sim|Crash' ./...
+	OVERWEAVE_SEEDS=$(SEEDS) go test -count=1 -timeout=24h -run 'Converge|Simulation' ./dns ./mesh
+	go test -count=1 -timeout=24h -run 'TestSimulation' ./ipam -args -seeds=$(SEEDS)
+	go test -count=1 -timeout=24h -run 'TestCrash' ./ipam -args -crashes=200
 	@set -e; for pkg in $$(go list ./...); do \
 	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \

@@ -86,6 +86,8 @@ func (m membership) reachable(n peer.Name) bool {
 	return ok
 }
 
+func (m membership) count() int { return len(m.bus.Members()) }
+
 // Allocate gives owner an address of subnet, which is the default subnet if it is zero, and returns it with the subnet's
 // prefix length. An owner has one address in a subnet: the call may be repeated. It waits for the ring to be made and for
 // peers to give us space, as long as ctx allows; see [ErrNoRing] and [ErrExhausted].
@@ -167,6 +169,10 @@ func (a *Allocator) Prime(ctx context.Context) error {
 	if a.core.hasRing() {
 		b := a.unlock()
 		return b.wait(ctx)
+	}
+	if a.core.waiting.len() >= maxWaiting {
+		a.mu.Unlock()
+		return fmt.Errorf("ipam: prime: %w", ErrBusy)
 	}
 	w := newWaiter("")
 	a.core.waiting.primes = append(a.core.waiting.primes, w)
@@ -285,7 +291,7 @@ func (a *Allocator) Release(ctx context.Context) error {
 // TakeOver makes us the owner of everything that belongs to a peer which is gone for good, and returns how many
 // addresses became free here. First the peers in reach are asked for their rings, for a few seconds at most, so that
 // what the peer had given away is not taken. It fails with [ErrReachable] for a peer that takes part in the mesh. For
-// ourselves, and for a peer without space, it returns 0.
+// ourselves, and for a peer without space, it returns 0. A dispute with the peer ends in our favour.
 //
 // Only one peer of a cluster may take over another; who that is must be settled outside.
 func (a *Allocator) TakeOver(ctx context.Context, gone peer.Name) (uint64, error) {

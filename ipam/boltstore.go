@@ -11,6 +11,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Layout of the file, version 1. Numbers are big-endian.
@@ -44,7 +45,7 @@ func OpenStore(path string) (*BoltStore, error) {
 	_, statErr := os.Stat(path)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second})
 	if err != nil {
-		if errors.Is(err, bolt.ErrTimeout) {
+		if errors.Is(err, bolterrors.ErrTimeout) {
 			err = errors.New("another process has it open")
 		}
 		return nil, fmt.Errorf("ipam: open store %s: %w", path, err)
@@ -117,7 +118,7 @@ func (s *BoltStore) Commit(c Change) error {
 	err := s.db.Update(func(tx *bolt.Tx) error {
 		if c.Reset {
 			for _, name := range []string{bucketState, bucketHoldings} {
-				if err := tx.DeleteBucket([]byte(name)); err != nil && !errors.Is(err, bolt.ErrBucketNotFound) {
+				if err := tx.DeleteBucket([]byte(name)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
 					return err
 				}
 			}

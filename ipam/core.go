@@ -19,6 +19,7 @@ import (
 // members is what the allocator asks of the carrier.
 type members interface {
 	reachable(peer.Name) bool
+	count() int // everyone in the mesh, ourselves included
 }
 
 // core is the allocator as a machine: it changes its state and notes what is to be stored and what to be sent. It has no
@@ -28,7 +29,6 @@ type members interface {
 // book records inside the universe.
 type core struct {
 	me       peer.Name
-	nickname string
 	prefix   netip.Prefix // the universe
 	universe addr.Range
 	subnet   netip.Prefix // default
@@ -48,10 +48,13 @@ type core struct {
 	disputes  map[addr.Addr]*dispute // by our token
 	faults    map[peer.Name]fault    // rings that could not be merged at all, by sender
 
-	elector *paxos.Elector // nil: never votes
-	voting  bool
-	loaded  bool      // the ring came from the store
-	suspect time.Time // until then a loaded ring is not trusted; zero: it is
+	elector   *paxos.Elector // nil: never votes
+	voting    bool
+	voteTicks int                    // for how long
+	loaded    bool                   // the ring came from the store
+	suspect   time.Time              // until then a loaded ring is not trusted; zero: it is
+	pause     time.Time              // until then nothing new is given out here, but others get what they ask for; zero: it is
+	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
 
 	waiting  waiting
 	survey   *survey // a takeover that gathers fresh rings
@@ -93,8 +96,11 @@ func (d *dirty) merge(old dirty) {
 // hasRing reports whether the peers have a ring, as far as we know.
 func (c *core) hasRing() bool { return !c.ring.Empty() }
 
-// trusted reports whether new addresses may be given out from our pieces.
+// trusted reports whether we may act on what the ring says is ours.
 func (c *core) trusted() bool { return c.hasRing() && c.suspect.IsZero() }
+
+// giving reports whether new addresses may be given out here now.
+func (c *core) giving() bool { return c.trusted() && c.pause.IsZero() }
 
 // changeRing makes next the ring and keeps the sets in step with it.
 func (c *core) changeRing(next *ring.Ring) {
@@ -132,8 +138,12 @@ func (c *core) isUsable(a addr.Addr) bool {
 func (c *core) record(owner string, p netip.Prefix) {
 	a := addr.FromNetip(p.Addr())
 	if c.universe.Contains(a) {
+		first := c.taken.Empty()
 		c.free.Remove(addr.Single(a))
 		c.taken.Add(addr.Single(a))
+		if first {
+			c.report(false) // whether anything is in use matters to others
+		}
 	}
 	c.book.put(owner, p)
 	c.touch(p.Addr())
@@ -253,7 +263,9 @@ func (c *core) saved() savedState {
 
 // gossiped returns our state as others are to hear it. It shares nothing that changes.
 func (c *core) gossiped() state {
-	s := state{nicknames: make(map[peer.Name]string, len(c.nicknames)), copyOf: c.me}
+	s := state{
+		nicknames: make(map[peer.Name]string, len(c.nicknames)), copyOf: c.me, joins: c.birth.mode != bySeed,
+	}
 	for n, nick := range c.nicknames {
 		s.nicknames[n] = nick
 	}

@@ -66,13 +66,15 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 		return nil
 	}
 	res, err := c.ring.Merge(s.ring, c.me, c.used)
-	if errors.Is(err, ring.ErrSeeds) && c.yields(s.ring) {
-		c.log.Warn("giving up our own unused ring for another", "from", c.name(s.copyOf), "seeds", s.ring.Seeds)
-		c.changeRing(ring.New(c.universe))
+	if errors.Is(err, ring.ErrSeeds) && c.joins(s.ring) {
+		c.leaveRing(s)
 		res, err = c.ring.Merge(s.ring, c.me, c.used)
 	}
 	if err != nil {
-		return c.noteFault(senderOf(from, s), c.explain(err, s.ring), now)
+		if c.noteFault(senderOf(from, s), c.explain(err, s.ring), now) && errors.Is(err, ring.ErrSeeds) && !unused(s.ring) {
+			c.pause = now.Add(suspicion) // so that those who join us can ask first for what they use
+		}
+		return c.explain(err, s.ring)
 	}
 	delete(c.faults, senderOf(from, s))
 	c.suspect = time.Time{}
@@ -96,26 +98,6 @@ func senderOf(from peer.Name, s state) peer.Name {
 	return from
 }
 
-// yields reports whether our ring is to be thrown away for another that was born apart (section 3.5): ours has nobody
-// but us, and no address of it is in use. If the other looks just as unused, the one of the lower name stays.
-func (c *core) yields(in *ring.Ring) bool {
-	if c.birth.mode != byConsensus || !lone(c.ring, c.me) || !c.taken.Len().IsZero() || in.Check() != nil || in.Range != c.universe {
-		return false
-	}
-	other := in.Seeds[0]
-	for _, t := range in.Tokens {
-		if !lone(in, other) || t.Free < in.Range.Size().Uint64() {
-			return true
-		}
-	}
-	return other < c.me
-}
-
-// lone reports whether p alone seeded the ring, and owns all of it.
-func lone(r *ring.Ring, p peer.Name) bool {
-	return len(r.Seeds) == 1 && r.Seeds[0] == p && !slices.ContainsFunc(r.Tokens, func(t ring.Token) bool { return t.Peer != p })
-}
-
 // explain says why a ring does not fit, in the words that Weave Net 2.8 shows.
 func (c *core) explain(err error, in *ring.Ring) error {
 	switch {
@@ -123,6 +105,7 @@ func (c *core) explain(err error, in *ring.Ring) error {
 		return fmt.Errorf("IP allocation was seeded by different peers (received: %v, ours: %v): %w",
 			c.names(in.Seeds), c.names(c.ring.Seeds), err)
 	case errors.Is(err, ring.ErrRange):
+		//lint:ignore ST1005 text of Weave Net 2.8
 		return fmt.Errorf("Incompatible IP allocation ranges (received: %v, ours: %v): %w", prefixString(in.Range), c.prefix, err)
 	}
 	return err
@@ -136,18 +119,19 @@ func (c *core) names(list []peer.Name) []string {
 	return out
 }
 
-func (c *core) noteFault(from peer.Name, err error, now time.Time) error {
+// noteFault keeps the reason for Status, and reports whether the first from this peer was noted.
+func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) {
 	f, known := c.faults[from]
 	if !known {
 		if len(c.faults) >= maxFaults {
-			return err
+			return false
 		}
 		f.since = now
 		c.log.Warn("ring of another peer does not fit ours", "peer", c.name(from), "err", err)
 	}
 	f.err, f.times = err, f.times+1
 	c.faults[from] = f
-	return err
+	return !known
 }
 
 // noteConflicts follows one merge of a ring that is copyOf's own: what it refuses is in dispute, and what was in dispute

@@ -27,6 +27,7 @@ func newCore(c Config, m members) (*core, error) {
 		nicknames: map[peer.Name]string{self.Name: self.Nickname},
 		disputes:  make(map[addr.Addr]*dispute),
 		faults:    make(map[peer.Name]fault),
+		joiners:   make(map[peer.Name]struct{}),
 	}
 	k.ring = ring.New(k.universe)
 	if c.Birth.mode == byConsensus {
@@ -89,7 +90,7 @@ func (c *core) birthBySeed() {
 // start begins the time in which a loaded ring is not trusted: if it was shared with others, they may have taken over
 // what is ours.
 func (c *core) start(now time.Time) {
-	if c.loaded && !lone(c.ring, c.me) {
+	if c.loaded && !(lone(c.ring) && c.ring.Seeds[0] == c.me) {
 		c.suspect = now.Add(suspicion)
 	}
 	if len(c.waiting.claims) > 0 {
@@ -102,11 +103,15 @@ func (c *core) tick(now time.Time) {
 	if !c.suspect.IsZero() && !now.Before(c.suspect) {
 		c.suspect = time.Time{}
 	}
+	if !now.Before(c.pause) {
+		c.pause = time.Time{}
+	}
 	if c.voting {
-		c.propose()
+		c.pursue()
 	}
 	c.retry(now)
 	c.reclaim()
+	c.bringHome(now)
 	c.report(false)
 	c.checkSurvey(now)
 }
@@ -114,6 +119,7 @@ func (c *core) tick(now time.Time) {
 // receive follows a state from another peer. from is 0 if the sender is not known.
 func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	c.hearNicknames(s.nicknames)
+	c.noteJoiner(s)
 	if from != 0 {
 		defer c.surveyed(from, now)
 	}
@@ -126,6 +132,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	}
 	if c.ring != ringBefore || c.trusted() != trusted {
 		c.retry(now)
+		c.bringHome(now)
 	}
 	return err
 }

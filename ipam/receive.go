@@ -74,6 +74,7 @@ func (r receiver) OnGossip(msg []byte) (gossip.Data, error) {
 func (r receiver) OnPeerGone(name peer.Name) {
 	_ = r.a.change(func(c *core) { // if Run does not run, there is nothing to forget
 		c.forgetNicknames()
+		delete(c.faults, name)
 		c.surveyed(name, r.a.now())
 	})
 }

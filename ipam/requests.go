@@ -42,7 +42,7 @@ func (c *core) allocate(owner string, subnet netip.Prefix, now time.Time) (netip
 	if c.released {
 		return netip.Prefix{}, nil, fmt.Errorf("ipam: allocate for %s: %w", owner, ErrReleased)
 	}
-	if c.trusted() {
+	if c.giving() {
 		if p, ok := c.take(owner, subnet); ok {
 			return p, nil, nil
 		}
@@ -81,7 +81,7 @@ func (c *core) tryAllocate(w *waiter, now time.Time) {
 		w.answer(p, nil)
 		return
 	}
-	if !c.trusted() {
+	if !c.giving() {
 		return
 	}
 	if p, ok := c.take(w.owner, w.subnet); ok {
@@ -204,6 +204,10 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 // asked answers a peer that wants space (section 2.7).
 func (c *core) asked(from peer.Name, want addr.Range) {
 	if !c.trusted() || c.released || from == c.me {
+		return
+	}
+	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {
+		c.out.update(from) // it has it already, and has not heard so: its request was repeated
 		return
 	}
 	gift, ok := c.free.Donation(want.Intersect(c.universe))

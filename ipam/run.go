@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ type view struct {
 	encoded []byte
 	at      time.Time
 }
+
+// maxGather is how many changes are enough for one commit.
+const maxGather = 4096
 
 // encodingAge is how old the clock in an encoded state may be.
 const encodingAge = 30 * time.Second
@@ -95,8 +99,27 @@ func (a *Allocator) commitLoop(ctx context.Context) {
 			a.core.tick(a.now())
 			a.mu.Unlock()
 		case <-a.kick:
+			a.gather()
 		}
 		a.flush()
+	}
+}
+
+// gather lets callers that are about to change something do so, as long as there are more of them: those whom the last
+// commit has released mostly come back at once, and shall share the next one.
+func (a *Allocator) gather() {
+	if a.store == nil {
+		return
+	}
+	for last := -1; ; {
+		a.mu.Lock()
+		n := len(a.core.dirty.addrs)
+		a.mu.Unlock()
+		if n == last || n >= maxGather {
+			return
+		}
+		last = n
+		runtime.Gosched()
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 type everybody struct{}
 
 func (everybody) reachable(peer.Name) bool { return true }
+func (everybody) count() int               { return 3 }
 
 var testTime = time.Unix(1500000000, 0)
 

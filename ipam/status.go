@@ -30,6 +30,7 @@ type Status struct {
 	Peers      []PeerSpace // who owns how much
 	Disputes   []Dispute   // ranges of ours that others claim, out of which nothing is given
 	Faults     []Fault     // rings of others that cannot be merged with ours
+	Strays     []Stray     // addresses in use here that lie in others' pieces
 	Suspect    bool        // the stored ring waits to be confirmed by a peer; nothing new is given out
 	Released   bool        // the space was given away
 	Commits    uint64      // to the store, successful or not
@@ -107,6 +108,7 @@ func (a *Allocator) Status() Status {
 		Peers:         c.peerSpace(),
 		Disputes:      c.listDisputes(),
 		Faults:        c.listFaults(),
+		Strays:        c.listStrays(),
 		Suspect:       !c.suspect.IsZero(),
 		Released:      c.released,
 		Commits:       a.commits,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -61,11 +62,12 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	if c.members.reachable(from) {
 		return 0, fmt.Errorf("ipam: take over %s: %w", c.name(from), ErrReachable)
 	}
+	before := c.free.Len()
+	won := c.winDisputes(from)
 	next, moved := c.ring.Transfer(from, c.me)
-	if len(moved) == 0 {
+	if len(moved) == 0 && !won {
 		return 0, nil
 	}
-	before := c.free.Len()
 	c.changeRing(next)
 	n := c.free.Len().Sub(before).Uint64()
 	c.forgetNicknames()
@@ -73,6 +75,23 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	c.log.Info("took over the address space of a peer", "peer", from, "addresses", n)
 	c.retry(now)
 	return n, nil
+}
+
+// winDisputes ends those with a peer that is gone: what it claims of ours is ours.
+func (c *core) winDisputes(gone peer.Name) (won bool) {
+	for _, d := range c.disputes {
+		rival := d.conflict.Rival
+		if rival.Peer != gone {
+			continue
+		}
+		version := max(rival.Version, rival.Version+ring.TakeoverStep) // the former if the latter wraps
+		if next, err := c.ring.Assert(c.me, rival.At, version); err == nil {
+			c.changeRing(next)
+			won = true
+		}
+	}
+	c.settleDisputes()
+	return won
 }
 
 // release gives all we have to an heir, and forgets it. What waits is cancelled.

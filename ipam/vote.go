@@ -16,11 +16,32 @@ func (c *core) startVote() {
 		c.out.broadcast = true // an observer only says that it has no ring
 		return
 	}
-	size := c.birth.size
-	if size == 0 {
-		size = max(c.targets(), 0) + 1
+	c.elector.SetQuorum(paxos.QuorumOf(c.clusterSize()))
+	c.propose()
+}
+
+// patience is for how many ticks a vote asks for more than half of those in reach, where the old rule asks for less.
+const patience = 6
+
+// clusterSize returns the number of peers of which more than half must agree. If none was configured, it is that of our
+// targets and us, as in Weave Net 2.8; but as long as there is hope that they all vote, at least that of the peers in
+// reach: who was told of no others, and is found by some, shall not make a ring of its own beside theirs.
+func (c *core) clusterSize() int {
+	if c.birth.size > 0 {
+		return c.birth.size
 	}
-	c.elector.SetQuorum(paxos.QuorumOf(size))
+	size := max(c.targets(), 0) + 1
+	if c.voteTicks < patience {
+		size = max(size, c.members.count())
+	}
+	return size
+}
+
+// pursue continues a vote at a tick.
+func (c *core) pursue() {
+	if c.voteTicks++; c.voteTicks == patience && c.elector != nil {
+		c.elector.LowerQuorum(paxos.QuorumOf(c.clusterSize()))
+	}
 	c.propose()
 }
 

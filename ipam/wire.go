@@ -67,6 +67,7 @@ type wireState struct {
 	Nicknames map[uint64]string
 	Paxos     map[wireVoter]wireClaim
 	Ring      *wireRing
+	Joins     bool // not known to Weave Net, which ignores it; see join.go
 }
 
 type wireRange struct{ Start, End uint64 }
@@ -87,6 +88,7 @@ type state struct {
 	claims    paxos.Claims // nil: the sender does not vote
 	ring      *ring.Ring   // nil: the sender has none
 	copyOf    peer.Name    // the peer whose copy of the ring this is; 0 if it does not say
+	joins     bool         // the sender changes over to a better ring; only with a ring
 }
 
 // savedState is what the store keeps apart from holdings.
@@ -119,7 +121,7 @@ func encodeState(s state) []byte {
 		w.Nicknames[uint64(n)] = nick
 	}
 	if s.ring != nil {
-		w.Ring = toWireRing(s.ring, s.copyOf)
+		w.Ring, w.Joins = toWireRing(s.ring, s.copyOf), s.joins
 	} else {
 		w.Paxos = toWireClaims(s.claims)
 	}
@@ -141,7 +143,8 @@ func decodeState(b []byte) (state, error) {
 	}
 	var err error
 	if w.Ring != nil && len(w.Ring.Entries) > 0 {
-		s.copyOf = peer.Name(w.Ring.Peer)
+		s.copyOf, _ = peer.FromUint64(w.Ring.Peer) // 0 if it is no name
+		s.joins = w.Joins
 		s.ring, err = fromWireRing(w.Ring)
 	} else if len(w.Paxos) > 0 || hasEmptyVotes(b) {
 		s.claims, err = fromWireClaims(w.Paxos)

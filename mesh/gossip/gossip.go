@@ -88,7 +88,8 @@ type Receiver interface {
 	State() Data
 }
 
-// Bus carries channels, and knows who takes part. It is safe for concurrent use.
+// Bus carries channels, and knows who takes part. It is safe for concurrent use. Self, Member and Members never wait and
+// never call back, so they may be called with a component's locks held.
 type Bus interface {
 	// Join registers r for a channel. Channels are joined before the carrier runs; one that carries already refuses
 	// with an error that wraps [ErrRunning]. It does not call r before it returns.

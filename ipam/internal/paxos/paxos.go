@@ -107,6 +107,13 @@ func (e *Elector) SetQuorum(n int) {
 	}
 }
 
+// LowerQuorum lowers a quorum that was set to n, at least 1. That is as safe, or unsafe, as setting n at first.
+func (e *Elector) LowerQuorum(n int) {
+	if e.quorum > n {
+		e.quorum = max(n, 1)
+	}
+}
+
 // Known returns how many peers are known to take part, by name.
 func (e *Elector) Known() int {
 	names := make(map[peer.Name]bool, len(e.claims))

@@ -89,6 +89,24 @@ func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
 	return r.with(t), moved
 }
 
+// Assert returns the ring in which me has a token at a, inside a piece of its own, at the given version or a higher one:
+// the last word in a dispute whose other side is gone.
+func (r *Ring) Assert(me peer.Name, a addr.Addr, version uint32) (*Ring, error) {
+	i := r.at(a)
+	if !r.Range.Contains(a) || i < 0 || r.Tokens[i].Peer != me {
+		return nil, fmt.Errorf("%w by %v: %v", ErrNotOwned, me, a)
+	}
+	t := slices.Clone(r.Tokens)
+	if t[i].At == a {
+		t[i].Version = max(raise(t[i].Version, 1), version)
+	} else {
+		t = slices.Insert(t, r.slot(a), Token{At: a, Peer: me, Version: version})
+	}
+	next := r.with(t)
+	next.clip()
+	return next, nil
+}
+
 // Report returns the ring in which the tokens of me tell how many addresses are free (section 1.7). count gives that
 // number for a range; the parts of a piece that runs over the end are added up. significant says whether a new number
 // is worth a new version; nil means that every difference is. If nothing changes, Report returns r itself.

@@ -280,6 +280,20 @@ func TestVersionsDoNotWrap(t *testing.T) {
 	require.Equal(t, ^uint32(0), moved.Tokens[0].Version)
 }
 
+func TestAssert(t *testing.T) {
+	r := ring.Divide(small(), []peer.Name{1, 2})
+	same, err := r.Assert(1, at("10.0.0.0"), 102)
+	require.NoError(t, err)
+	require.Equal(t, uint32(102), same.Tokens[0].Version)
+	inside, err := same.Assert(1, at("10.0.0.64"), 7)
+	require.NoError(t, err)
+	require.NoError(t, inside.Check())
+	require.Equal(t, owners(r), owners(inside))
+	require.Equal(t, ring.Token{At: at("10.0.0.64"), Peer: 1, Version: 7}, inside.Tokens[1])
+	_, err = r.Assert(1, at("10.0.0.200"), 1)
+	require.ErrorIs(t, err, ring.ErrNotOwned)
+}
+
 func TestOwnersAreSorted(t *testing.T) {
 	got := ring.Divide(small(), []peer.Name{3, 1, 2}).Owners()
 	require.True(t, slices.IsSorted(got))

@@ -11,9 +11,11 @@ import (
 
 var (
 	// ErrSeeds is returned for a ring that was first divided among others than ours.
-	ErrSeeds = errors.New("Received ring was seeded differently from ours") //nolint:staticcheck // text of the old wire
+	//lint:ignore ST1005 text of Weave Net 2.8
+	ErrSeeds = errors.New("Received ring was seeded differently from ours")
 	// ErrRange is returned for a ring over another range.
-	ErrRange = errors.New("Received range differs from ours") //nolint:staticcheck // text of the old wire
+	//lint:ignore ST1005 text of Weave Net 2.8
+	ErrRange = errors.New("Received range differs from ours")
 )
 
 // Conflict is an incoming change that was refused, because it takes away a piece of ours of which addresses are in use.

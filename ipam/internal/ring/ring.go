@@ -23,11 +23,11 @@ const TakeoverStep = 100
 
 var (
 	// ErrNotSorted is returned for tokens that are not ascending.
-	ErrNotSorted = errors.New("Ring not sorted") //nolint:staticcheck // text of the old wire
+	ErrNotSorted = errors.New("Ring not sorted")
 	// ErrTwice is returned for two tokens at one address.
-	ErrTwice = errors.New("Token appears twice in ring") //nolint:staticcheck // text of the old wire
+	ErrTwice = errors.New("Token appears twice in ring")
 	// ErrOutOfRange is returned for tokens outside the range.
-	ErrOutOfRange = errors.New("Token is out of range") //nolint:staticcheck // text of the old wire
+	ErrOutOfRange = errors.New("Token is out of range")
 	// ErrTooFree is wrapped for pieces with more free addresses than addresses.
 	ErrTooFree = errors.New("reporting too much free space")
 	// ErrNotOwned is wrapped when a peer is to give what it does not have.
@@ -94,6 +94,7 @@ func (r *Ring) Check() error {
 	}
 	for i, t := range r.Tokens {
 		if d := r.distance(i); t.Free > d {
+			//lint:ignore ST1005 text of Weave Net 2.8
 			return fmt.Errorf("Entry %v-%v %w: %d > %d", t.At, r.after(i), ErrTooFree, t.Free, d)
 		}
 	}

@@ -48,6 +48,9 @@ func (s *Set) Len() addr.Addr {
 	return n
 }
 
+// Empty reports whether there are none.
+func (s *Set) Empty() bool { return len(s.chunks) == 0 }
+
 // Contains reports whether a is in the set.
 func (s *Set) Contains(a addr.Addr) bool {
 	ci, ri := s.find(a, false)

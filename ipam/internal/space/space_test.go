@@ -145,6 +145,7 @@ func TestAgainstModel(t *testing.T) {
 			}
 		}
 		require.Equal(t, m.count(whole()), s.Len().Uint64())
+		require.Equal(t, s.Len().IsZero(), s.Empty())
 	}
 }
 

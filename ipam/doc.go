@@ -1,0 +1,52 @@
+// Package ipam gives out IP addresses on many hosts, without a central store and without asking anybody in the usual case.
+//
+// The peers divide one range of addresses, the universe, among themselves: a ring of pieces, each with one owner. A peer
+// gives out addresses of its own pieces from memory, and asks another for part of a piece when they are full. The ring is
+// gossiped, and merges: every peer changes only its own pieces. It is compatible with Weave Net 2.8, on the wire and in
+// what it does, and can stand beside its peers in one cluster.
+//
+// An [Allocator] works over any [gossip.Bus]: the mesh engine, the deterministic one of gossiptest, or your own.
+//
+//	a, err := ipam.New(ipam.Config{Bus: bus, Universe: netip.MustParsePrefix("10.32.0.0/12"), Store: store})
+//	g.Go(func() error { return a.Run(ctx) })
+//	addr, err := a.Allocate(ctx, "container-1", netip.Prefix{})
+//
+// # What it promises
+//
+// An answer leaves only after it is in the Store: who was told of an address finds it again after a kill at any
+// instruction, and nobody else is given it. Calls of one moment share a commit. What others hear of is stored before as
+// well. Calls may be repeated: allocation is idempotent for an owner and a subnet, and so is a claim.
+//
+// No message stops the allocator, and none closes a link. A ring that cannot be merged is left alone and shown in
+// [Status]. A piece that another peer claims, while we use addresses of it, is in dispute: nothing more is given out of
+// it, what is in use is served on, and the weaker side asks the other for these addresses one by one, after which it
+// gives up the rest. Address space that is not in dispute is given out all the while.
+//
+// # How the first ring comes about
+//
+// See [Birth]. By vote, the peers agree with a variant of Paxos on who takes part; package ipam/internal/paxos says why
+// they cannot agree twice. Votes are kept in the Store, so that this holds over restarts. A vote is only as safe as the
+// number of peers it rests on. If none is given, it is the number of targets and us, but not less than the number of
+// peers in reach, as long as these may still vote: so who comes to a cluster joins it, and only peers that do not reach
+// each other at all make rings of their own.
+//
+// When such rings meet, one of them is given up, by a rule that depends on what never changes, and the peers that change
+// over keep the addresses they use: join.go has the rule and why it ends. Until they meet, each gives out the same
+// addresses; what both gave out stays with both, and is reported in [Status].
+//
+// # Where this differs from Weave Net 2.8
+//
+// All of it is local, so that old peers notice nothing: conclusions of a vote need a quorum for the same accepted
+// proposal; a merge refuses single pieces rather than rings, and for what would be lost rather than for what it looks
+// like; takeover of a peer in reach is refused; a ring from the store gives out nothing new for some seconds, until a
+// peer confirms it; how much is free is told in steps; a denial is only believed from the owner, and sends an allocation
+// on to the next peer at once.
+//
+// Only IPv4 is supported so far; the arithmetic inside has 128 bits.
+//
+// # Reading the source
+//
+// core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, vote.go, dispute.go,
+// takeover.go, join.go and life.go; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side,
+// wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
+package ipam

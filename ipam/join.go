@@ -1,0 +1,142 @@
+package ipam
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// Two rings that were born apart, and meet, cannot be merged: each gives the same addresses to others. One of them has to
+// go. A ring that has nobody but its maker, of which no address is in use, goes first. Otherwise the seeds decide, which
+// never change, so that everybody decides alike, whenever and in whatever order they hear: the ring with more seeds stays,
+// and of equally many the one with the lower list. A ring does not become unused again in between, but by an owner who
+// has freed all it had; so every step that a peer takes leads to a better ring, there are no circles, and after all have
+// met, all have the best.
+//
+// A peer that changes over keeps the addresses it uses. They are strays now: in use here, in a piece of somebody else's.
+// It asks the owner for each, as for a claim, until it is granted. Who meets a ring that is to go gives out nothing new
+// for some seconds, so that these requests come first. If the owner uses the address as well, it had been given out twice
+// before the rings met; nothing can keep both, and [Status] shows it.
+//
+// A peer of Weave Net 2.8 refuses our new ring, and so would be cut off. So a peer changes over only if all who share its
+// ring, and are in reach, do so too; they tell by a mark in their state. Otherwise the old rule holds: both rings stay,
+// and are reported.
+
+// better reports whether a ring with seeds a is to stay when it meets one with seeds b.
+func better(a, b []peer.Name) bool {
+	if len(a) != len(b) {
+		return len(a) > len(b)
+	}
+	return slices.Compare(a, b) < 0
+}
+
+// unused reports whether a ring, by what is told of it, belongs to its only seed and has no address in use.
+func unused(r *ring.Ring) bool {
+	return lone(r) && !slices.ContainsFunc(r.Pieces(), func(p ring.Piece) bool { return p.Free < p.Size().Uint64() })
+}
+
+// lone reports whether the ring has one seed, which owns all of it.
+func lone(r *ring.Ring) bool {
+	return len(r.Seeds) == 1 && !slices.ContainsFunc(r.Tokens, func(t ring.Token) bool { return t.Peer != r.Seeds[0] })
+}
+
+// joins reports whether we are to change over to another ring. A ring of configured seeds never does: the configuration
+// is wrong somewhere, and only an operator knows where.
+func (c *core) joins(in *ring.Ring) bool {
+	if c.birth.mode == bySeed || in.Check() != nil || in.Range != c.universe {
+		return false
+	}
+	ours, theirs := lone(c.ring) && c.taken.Empty(), unused(in)
+	if ours != theirs && theirs || ours == theirs && !better(in.Seeds, c.ring.Seeds) {
+		return false
+	}
+	for _, p := range c.ring.Owners() {
+		if _, marked := c.joiners[p]; p != c.me && !marked && c.members.reachable(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// noteJoiner keeps the mark of a peer that changes over as we do.
+func (c *core) noteJoiner(s state) {
+	if s.joins && s.copyOf != 0 && len(c.joiners) < maxJoiners {
+		c.joiners[s.copyOf] = struct{}{}
+	}
+}
+
+// maxJoiners bounds the marks that are kept.
+const maxJoiners = 1 << 16
+
+// leaveRing gives up our ring for that of s.
+func (c *core) leaveRing(s state) {
+	c.log.Warn("giving up our ring for another that was born apart", "of", c.name(s.copyOf),
+		"seeds", c.names(s.ring.Seeds), "our_seeds", c.names(c.ring.Seeds), "addresses_to_move", c.taken.Len().Uint64())
+	c.disputes = make(map[addr.Addr]*dispute)
+	c.changeRing(ring.New(c.universe))
+}
+
+// stray is an address in use here, in another's piece.
+type stray struct {
+	addr  addr.Addr
+	owner peer.Name // of the piece
+}
+
+// strays lists them in ascending order, at most max.
+func (c *core) strays(max int) []stray {
+	var out []stray
+	if !c.hasRing() || c.taken.Empty() {
+		return nil
+	}
+	for _, p := range c.ring.Pieces() {
+		if p.Peer == c.me {
+			continue
+		}
+		c.taken.Each(p.Range, func(r addr.Range) bool {
+			for a := r.Start; a.Less(r.End) && len(out) < max; a = a.Next() {
+				out = append(out, stray{a, p.Peer})
+			}
+			return len(out) < max
+		})
+	}
+	return out
+}
+
+// bringHome asks for our strays.
+func (c *core) bringHome(now time.Time) {
+	if c.released {
+		return
+	}
+	for _, s := range c.strays(reclaimBatch) {
+		want := addr.Single(s.addr)
+		if !now.Before(c.waiting.denied[denial{s.owner, want}]) {
+			c.out.request(request{want: want, to: []peer.Name{s.owner}})
+		}
+	}
+}
+
+// Stray is an address in use here that lies in another peer's piece: our ring was given up for another one.
+type Stray struct {
+	Owner  string
+	Addr   netip.Addr
+	Peer   peer.Name // who owns the piece, and is asked for the address
+	Denied bool      // it uses the address as well: it was given out twice before the rings met
+}
+
+func (c *core) listStrays() []Stray {
+	var out []Stray
+	for _, s := range c.strays(maxStrays) {
+		ip := s.addr.Netip(true)
+		owner, _ := c.book.owner(ip)
+		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]
+		out = append(out, Stray{Owner: owner, Addr: ip, Peer: s.owner, Denied: denied})
+	}
+	return out
+}
+
+// maxStrays bounds the list in Status.
+const maxStrays = 4096
