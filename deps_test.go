@@ -31,7 +31,7 @@ const policy = `
 
 mesh/peer                | -                                              | -                                   | everyone names peers, so this is the ground floor
 crypto                   | -                                              | golang.org/x/crypto                 | of use in any network project, without the rest
-odp                      | -                                              | github.com/mdlayher/genetlink github.com/mdlayher/netlink golang.org/x/sys | of use in any network project, without the rest
+odp                      | odp/internal/...                               | github.com/mdlayher/genetlink github.com/mdlayher/netlink golang.org/x/sys | of use in any network project, without the rest
 odp/...                  | odp odp/...                                    | github.com/mdlayher/genetlink github.com/mdlayher/netlink golang.org/x/sys | parts and fakes of odp
 
 mesh/gossip              | mesh/peer                                      | -                                   | a contract: whoever keeps it must not inherit an engine

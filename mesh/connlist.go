@@ -32,7 +32,43 @@ const (
 )
 
 // parseAddress makes the short form of a text.
-func parseAddress(text string) (address, error) {
+func parseAddress(text []byte) (address, error) {
+	if a, ok := parseV4(text); ok {
+		return a, nil
+	}
+	return parseAnyAddress(string(text))
+}
+
+// parseV4 reads "1.2.3.4:5", by far the most frequent.
+func parseV4(text []byte) (a address, ok bool) {
+	var raw [6]byte
+	for i := range 5 {
+		limit, end := 255, byte('.')
+		if i == 3 {
+			end = ':'
+		} else if i == 4 {
+			limit = 1<<16 - 1
+		}
+		v, n := 0, 0
+		for n < len(text) && n < 5 && text[n] >= '0' && text[n] <= '9' {
+			v, n = v*10+int(text[n]-'0'), n+1
+		}
+		if n == 0 || v > limit || text[0] == '0' && n > 1 {
+			return a, false
+		}
+		if i == 4 {
+			raw[4], raw[5] = byte(v>>8), byte(v)
+			return address{kind: addrV4, raw: string(raw[:])}, n == len(text)
+		}
+		if n == len(text) || text[n] != end {
+			return a, false
+		}
+		raw[i], text = byte(v), text[n+1:]
+	}
+	return a, false
+}
+
+func parseAnyAddress(text string) (address, error) {
 	if ap, err := netip.ParseAddrPort(text); err == nil {
 		if a := addressOf(ap); a.String() == text {
 			return a, nil
@@ -97,6 +133,8 @@ const (
 	connEstablished = 1 << 1
 	connKindShift   = 2
 	connKnownFlags  = 1<<4 - 1
+
+	usualConnSize = peer.NameSize + 1 + 6 // with an IPv4 address
 )
 
 // appendConn appends a connection to a list under construction.

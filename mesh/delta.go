@@ -177,6 +177,16 @@ func parseNames(b []byte) ([]peer.Name, error) {
 	return names, nil
 }
 
+// covered returns the peers of which somebody with these versions knows all that we know.
+func (t *topology) covered(stamps []stamp) (names []peer.Name) {
+	for _, s := range stamps {
+		if have := t.entries[s.name]; have != nil && s.covers(have) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
 // compare says what of ours one who has these versions lacks, and of which peers it has newer ones.
 func (t *topology) compare(theirs map[peer.Name]stamp) (lacking, newer []peer.Name) {
 	for name, e := range t.entries {
@@ -217,6 +227,9 @@ func (t *topology) versionsMessage() []byte {
 	}
 	return b
 }
+
+// goodbyeMessage returns the deltaGoodbye of a peer that has too many links.
+func goodbyeMessage() []byte { return []byte{tagDelta, deltaGoodbye, goodbyeLimit} }
 
 // wantMessage returns the deltaWant for some peers.
 func wantMessage(names []peer.Name) []byte {

@@ -20,6 +20,8 @@ const (
 	longLived  = time.Minute
 	// maxAttempts bounds how many learned addresses are dialled at a time.
 	maxAttempts = 32
+	// maxLimitedAttempts is the same if there is a limit on connections: those that others make meanwhile count too.
+	maxLimitedAttempts = 4
 )
 
 // targetState is what becomes of an address (section 7.1 of the mesh specification).
@@ -291,16 +293,6 @@ func (d *dialer) remove(key string) {
 	delete(d.resolved, key)
 }
 
-// isDirect reports whether a target is one the operator asked for.
-func (d *dialer) isDirect(key string) bool {
-	for _, e := range d.direct {
-		if d.key(e) == key {
-			return true
-		}
-	}
-	return false
-}
-
 // connected notes that the link to a target is up.
 func (d *dialer) connected(key string) {
 	if t := d.targets[key]; t != nil {
@@ -322,6 +314,9 @@ func (d *dialer) ended(key string, err error, now time.Time) {
 	case lived && !errors.Is(err, ErrLimit):
 		t.next, t.interval = now, retryFirst
 	default:
+		if errors.Is(err, ErrLimit) { // there will be room
+			t.interval = min(t.interval, 2*retryFirst)
+		}
 		d.later(t, now)
 	}
 }

@@ -56,11 +56,11 @@ func (r *Router) dispatchGossip(l *link, m message) error {
 		if m.tag == tagUnicast {
 			return fmt.Errorf("%w: unicast on the topology channel", errMalformed)
 		}
-		entries, err := decodeUpdate(m.payload)
-		if err != nil {
-			return err
+		fresh, old, err := decodeUpdate(m.payload, r.known)
+		if err == nil {
+			r.merge(l, fresh, old)
 		}
-		return r.merge(l, entries, nil)
+		return err
 	}
 	if m.tag == tagUnicast && m.dst != r.cfg.Name {
 		r.relay(l, m)
@@ -116,6 +116,8 @@ func (r *Router) known(name peer.Name) *entry {
 	if name == r.cfg.Name {
 		return nil
 	}
+	r.topoMu.RLock()
+	defer r.topoMu.RUnlock()
 	return r.topo.entries[name]
 }
 
@@ -127,13 +129,11 @@ func (r *Router) dispatchDelta(l *link, body []byte) error {
 	kind, body := body[0], body[1:]
 	switch kind {
 	case deltaEntries:
-		r.topoMu.RLock()
 		fresh, old, err := parseEntries(body, r.known)
-		r.topoMu.RUnlock()
-		if err != nil {
-			return err
+		if err == nil {
+			r.merge(l, fresh, old)
 		}
-		return r.merge(l, fresh, old)
+		return err
 	case deltaDigest:
 		r.topoMu.RLock()
 		same, err := r.topo.sameDigest(body)
@@ -179,13 +179,17 @@ func (r *Router) answerVersions(l *link, body []byte) error {
 	return nil
 }
 
-// merge hands an update to the engine. It returns an error if that refuses it.
-func (r *Router) merge(l *link, entries []*entry, old []stamp) error {
-	if len(entries) == 0 && len(old) == 0 {
-		return nil
+// merge hands an update to the engine.
+func (r *Router) merge(l *link, fresh []*entry, old []stamp) {
+	switch {
+	case len(fresh) > 0:
+		r.post(func(e *engine) { e.merge(l, fresh, old) })
+	case len(old) > 0:
+		r.topoMu.RLock()
+		names := r.topo.covered(old)
+		r.topoMu.RUnlock()
+		l.out.omitTopology(names)
 	}
-	r.post(func(e *engine) { e.merge(l, entries, old) })
-	return nil
 }
 
 // encodeTopology returns the messages for topology that waits at a link, in the form that the link takes.

@@ -14,7 +14,8 @@ const (
 	eventBatch     = 256
 	collectDelay   = time.Second
 	minRoutesDelay = 20 * time.Millisecond
-	maxRoutesDelay = time.Second
+	maxRoutesDelay = 2 * time.Second
+	manyPeers      = 64              // from so many on routes follow our own links with a delay too
 	digestDelay    = 3 * time.Second // after the last change
 	versionsPause  = time.Second     // between version lists on one link
 	dialPause      = 200 * time.Millisecond
@@ -34,8 +35,8 @@ type engine struct {
 	past       []EndedStatus // connections that have ended lately
 	ownChanged bool          // our links have changed: our entry has to follow, and the view
 	updates    map[peer.Name]struct{}
-	eagerCount int
-	lastDigest uint64
+	lastSize   int           // how many peers the dialer saw last
+	grownAt    time.Time     // when that changed
 	routesCost time.Duration // of the last graph
 
 	// When something is due; zero if it is not.
@@ -172,7 +173,12 @@ func (e *engine) renewOwn(now time.Time) {
 	e.r.topo.setOwn(func(own *entry) { own.conns = connList(list) })
 	e.r.topoMu.Unlock()
 	e.announce(now, e.r.cfg.Name)
-	e.refresh()
+	if len(e.r.topo.entries) < manyPeers {
+		e.refresh()
+		return
+	}
+	e.r.view.Store(&view{graph: e.graph, links: maps.Clone(e.links)})
+	e.refreshSoon(now)
 }
 
 // refresh makes the graph and the view follow the topology.
@@ -193,7 +199,7 @@ func (e *engine) refresh() {
 
 // refreshSoon has refresh called after a while, a longer one the more it costs.
 func (e *engine) refreshSoon(now time.Time) {
-	delay := minRoutesDelay + 50*e.routesCost + time.Duration(len(e.r.topo.entries))*200*time.Microsecond
+	delay := minRoutesDelay + 50*e.routesCost + time.Duration(len(e.r.topo.entries))*500*time.Microsecond
 	soon(&e.routesAt, now.Add(min(delay, maxRoutesDelay)))
 }
 
@@ -269,7 +275,7 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 	e.passOn(l, names)
 	e.checkShortID()
 	e.refreshSoon(now)
-	soon(&e.collectAt, now.Add(collectDelay))
+	soon(&e.collectAt, now.Add(collectDelay+time.Duration(len(e.r.topo.entries))*2*time.Millisecond))
 	e.digestAt = now.Add(digestDelay)
 	e.dialSoon(now)
 }
@@ -282,11 +288,7 @@ func (e *engine) omit(l *link, m merged, old []stamp) {
 			names = append(names, s.name)
 		}
 	}
-	for _, s := range old {
-		if have := e.r.topo.entries[s.name]; have != nil && s.covers(have) {
-			names = append(names, s.name)
-		}
-	}
+	names = append(names, e.r.topo.covered(old)...)
 	if len(names) > 0 {
 		l.out.omitTopology(names)
 	}

@@ -81,6 +81,8 @@ func (g *graph) number(entries map[peer.Name]*entry) {
 
 // edges returns the edges of a peer; est shares memory with all if all are established.
 func (g *graph) edges(e *entry) (all, est []int32) {
+	var pending []int32
+	all = make([]int32, 0, len(e.conns)/usualConnSize)
 	for rest := e.conns; len(rest) > 0; {
 		c, next, ok := nextConn(rest)
 		if !ok {
@@ -88,17 +90,21 @@ func (g *graph) edges(e *entry) (all, est []int32) {
 		}
 		if q, known := g.index[c.remote]; known {
 			all = append(all, q)
-			if c.established {
-				est = append(est, q)
+			if !c.established {
+				pending = append(pending, q)
 			}
 		}
 		rest = next
 	}
 	slices.Sort(all)
-	if len(est) == len(all) {
+	if len(pending) == 0 {
 		return all, all
 	}
-	slices.Sort(est)
+	for _, q := range all {
+		if !slices.Contains(pending, q) {
+			est = append(est, q)
+		}
+	}
 	return all, est
 }
 

@@ -52,15 +52,15 @@ type session struct {
 }
 
 // run carries the introduction out; r reads from c. After an error the connection is of no more use.
-func (i *introduction) run(c introConn, r io.Reader, now time.Time) (*session, error) {
+func (i *introduction) run(c introConn, r io.Reader) (*session, error) {
 	s := &session{in: newFrameReader(r), out: &frameWriter{}}
-	if err := c.SetDeadline(now.Add(headerLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(headerLimit)); err != nil {
 		return nil, err
 	}
 	if err := i.header(c, s); err != nil {
 		return nil, err
 	}
-	if err := c.SetDeadline(now.Add(headerLimit + introLimit)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(introLimit)); err != nil {
 		return nil, err
 	}
 	exchange := i.version2

@@ -80,6 +80,9 @@ func (l *link) remote() peer.Name { return l.sess.remote.name }
 func (l *link) run() error {
 	stop := context.AfterFunc(l.ctx, func() { _ = l.conn.Close() })
 	err := l.setUp()
+	if !l.outbound {
+		l.router.setUps.Add(-1)
+	}
 	if err == nil {
 		err = l.read()
 		l.router.do(func(e *engine) { e.removeLink(l, l.reason(err)) })
@@ -118,7 +121,7 @@ func (l *link) setUp() (err error) {
 	intro := introduction{
 		self: r.features(l), minimum: r.cfg.MinProtocol, password: r.cfg.Password, outbound: l.outbound,
 	}
-	if l.sess, err = intro.run(l.conn, counting{l.conn, &l.received}, time.Now()); err != nil {
+	if l.sess, err = intro.run(l.conn, counting{l.conn, &l.received}); err != nil {
 		return err
 	}
 	if err := l.checkName(); err != nil {
@@ -135,6 +138,7 @@ func (l *link) setUp() (err error) {
 	added := errStopped
 	r.do(func(e *engine) { added = e.addLink(l, time.Now()) })
 	if added != nil {
+		l.refuse(added)
 		return added
 	}
 	l.heartbeat = time.AfterFunc(silenceLimit, l.beat)
@@ -143,6 +147,16 @@ func (l *link) setUp() (err error) {
 		l.bundle.Confirm()
 	}
 	return nil
+}
+
+// refuse tells a peer that understands it that there is no room now, so that it tries again soon.
+func (l *link) refuse(reason error) {
+	if !l.delta || !errors.Is(reason, ErrLimit) {
+		return
+	}
+	if frame, err := l.sess.out.append(nil, goodbyeMessage()); err == nil {
+		_ = l.writeAll(frame)
+	}
 }
 
 // checkName refuses ourselves, and others with our name.

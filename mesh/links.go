@@ -31,7 +31,7 @@ func (e *engine) addLink(l *link, now time.Time) error {
 	if err := e.settleDuplicate(l); err != nil {
 		return err
 	}
-	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) >= max(2*limit, limit+32) {
+	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) >= max(2*limit, limit+64) {
 		return fmt.Errorf("%w: %d connections", ErrLimit, len(e.links))
 	}
 	restarted := known != nil && known.uid != remote.uid

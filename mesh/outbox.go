@@ -12,7 +12,7 @@ import (
 const (
 	maxUrgent = 1 << 20 // bytes of unicasts and control messages that wait at a link; one message of any size always fits
 	maxRaw    = 1 << 20 // bytes of messages on channels we do not serve
-	maxBatch  = 32 << 10
+	maxBatch  = 8 << 10 // bytes after which a writer writes
 )
 
 // outbox is what waits to be sent over a link. A message is in one of four places: urgent ones (heartbeats, unicasts,

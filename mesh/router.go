@@ -189,6 +189,7 @@ func (r *Router) accept(ctx context.Context, listener net.Listener) {
 			_ = c.Close()
 		default:
 			if !r.spawn(func() { r.serve(ctx, c) }) {
+				r.setUps.Add(-1)
 				_ = c.Close()
 			}
 		}

@@ -11,29 +11,34 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// The connection limit shapes the mesh rather than refusing peers. If everybody fits, everybody is connected. Else a peer
-// dials others, those with few links first, until it has two fifths of the limit, and leaves the rest for those that come.
-// One that gets too many closes some, of peers that stay in reach without it, those with many links first.
+// The connection limit shapes the mesh rather than refusing peers. A peer dials others, those with few links first, until
+// it has a third of the limit, and leaves the rest for those that come. If everybody fits it goes on until everybody is
+// connected, but only when no peer has come or gone for a while: a mesh that is about to grow should not fill up first. One
+// that gets too many closes some, of peers that stay in reach without it, those with many links first.
 
 // unlimited is the wish for links of a peer without limit.
 const unlimited = math.MaxInt32
 
+// growthPause is how long no peer must have come or gone for a mesh to count as settled.
+const growthPause = 5 * time.Second
+
 // wanted returns how many links a peer wants in a network of so many peers, itself included.
-func wanted(limit, peers int) int {
+func wanted(limit, peers int, settled bool) int {
 	switch {
 	case limit <= 0:
 		return unlimited
-	case peers-1 <= limit:
+	case peers-1 <= limit && settled:
 		return limit
 	default:
-		return max(minConnLimit, limit*2/5)
+		return min(limit, max(minConnLimit+2, limit/3))
 	}
 }
 
 // dialSoon has the dialer make a pass, but not too often.
 func (e *engine) dialSoon(now time.Time) {
 	at := now
-	if again := e.lastDial.Add(dialPause); again.After(at) {
+	pause := dialPause + time.Duration(len(e.r.topo.entries))*time.Millisecond
+	if again := e.lastDial.Add(pause); again.After(at) {
 		at = again
 	}
 	soon(&e.dialAt, at)
@@ -47,16 +52,20 @@ func (e *engine) dialPass(now time.Time) {
 	e.lastDial = now
 	d := e.r.dial
 	attempting := d.attempting()
-	wish := wanted(e.r.cfg.ConnLimit, len(e.r.topo.entries))
+	wish := wanted(e.r.cfg.ConnLimit, len(e.r.topo.entries), e.settled(now))
+	atOnce := maxAttempts
+	if wish != unlimited {
+		atOnce = maxLimitedAttempts
+	}
 	s := situation{
-		want:      min(maxAttempts, wish-len(e.links)) - attempting,
+		want:      min(atOnce, wish-len(e.links)) - attempting,
 		content:   wish != unlimited && len(e.links) >= min(wish, e.r.cfg.ConnLimit),
 		reachable: e.reaches,
 	}
 	for name, l := range e.links {
 		s.links = append(s.links, linkInfo{name: name, addr: l.addr, outbound: l.outbound})
 	}
-	if !e.r.cfg.NoDiscovery {
+	if !e.r.cfg.NoDiscovery && len(e.links) < wish {
 		s.learned = e.candidates()
 	}
 	for _, t := range d.pass(s, now) {
@@ -66,6 +75,18 @@ func (e *engine) dialPass(now time.Time) {
 	if at := d.due(); !at.IsZero() {
 		soon(&e.dialAt, maxTime(at, now.Add(dialPause)))
 	}
+}
+
+// settled reports whether membership has not changed for a while; if it has, another pass follows.
+func (e *engine) settled(now time.Time) bool {
+	if n := len(e.r.topo.entries); n != e.lastSize {
+		e.lastSize, e.grownAt = n, now
+	}
+	since := now.Sub(e.grownAt)
+	if since < growthPause {
+		soon(&e.dialAt, now.Add(growthPause-since))
+	}
+	return since >= growthPause
 }
 
 func maxTime(a, b time.Time) time.Time {
@@ -88,7 +109,7 @@ func (e *engine) candidates() []candidate {
 			degree[c.name] = e.r.topo.entries[c.name].conns.len()*16 + randomInt(16)
 		}
 		if c.name < e.r.cfg.Name { // it will dial us too, and one of the two would be for nothing
-			c.wait = time.Second + time.Duration(randomInt(int(3*time.Second)))
+			c.wait = 2*time.Second + time.Duration(len(e.r.topo.entries)*10+randomInt(4000))*time.Millisecond
 		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(degree[a.name], degree[b.name]) })
@@ -124,10 +145,11 @@ func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []ca
 	return found
 }
 
-// limitSoon has links closed soon if there are too many.
+// limitSoon has a link closed soon if there are too many; the more there are the sooner.
 func (e *engine) limitSoon(now time.Time) {
 	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) > limit {
-		soon(&e.shedAt, now.Add(shedPause/2+time.Duration(randomInt(int(shedPause)))))
+		pause := shedPause / time.Duration(len(e.links)-limit)
+		soon(&e.shedAt, now.Add(pause/2+time.Duration(randomInt(int(pause)))))
 	}
 }
 
@@ -138,7 +160,7 @@ func (e *engine) shed(now time.Time) {
 	}
 	if l := e.dispensable(); l != nil {
 		if l.delta {
-			_ = l.out.urgentNow([]byte{tagDelta, deltaGoodbye, goodbyeLimit})
+			_ = l.out.urgentNow(goodbyeMessage())
 			l.kick()
 		}
 		// The other end closes when it reads this, and one that does not know it is closed by us.

@@ -136,14 +136,18 @@ func (f *gobFields) bool(n int, v bool) {
 	}
 }
 
-// decodeUpdate reads an update. The result shares no memory with b.
-func decodeUpdate(b []byte) ([]*entry, error) {
-	d := updateDecoder{r: gobwire.NewReader(b), shapes: map[int64]*gobShape{}}
-	entries, err := d.decode()
-	if errors.Is(err, errOddShape) {
-		return decodeOddUpdate(b)
+// decodeUpdate reads an update. known returns the entry we have of a peer, or nil; entries that do not supersede it are
+// passed over and returned as old. The result shares no memory with b.
+func decodeUpdate(b []byte, known func(peer.Name) *entry) (fresh []*entry, old []stamp, err error) {
+	d := updateDecoder{r: gobwire.NewReader(b), shapes: map[int64]*gobShape{}, known: known}
+	if err = d.decode(); errors.Is(err, errOddShape) {
+		fresh, err = decodeOddUpdate(b)
+		return fresh, nil, err
 	}
-	return entries, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return d.fresh, d.old, nil
 }
 
 // decodeOddUpdate is decodeUpdate for every shape that encoding/gob can read. The stream's length is bounded by that of a
@@ -207,7 +211,7 @@ func (c *gobConn) append(list []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: topology: %w", errMalformed, err)
 	}
-	addr, err := parseAddress(c.RemoteTCPAddr)
+	addr, err := parseAddress([]byte(c.RemoteTCPAddr))
 	if err != nil {
 		return nil, err
 	}

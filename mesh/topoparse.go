@@ -15,6 +15,9 @@ var errOddShape = errors.New("unusual gob stream")
 type updateDecoder struct {
 	r      gobwire.Reader
 	shapes map[int64]*gobShape
+	known  func(peer.Name) *entry
+	fresh  []*entry
+	old    []stamp
 }
 
 // gobShape is a type definition: of a struct, or of a slice.
@@ -61,33 +64,44 @@ var fieldKnown = [numFieldCodes]struct {
 	fieldEstablished: {"Established", gobwire.Bool},
 }
 
-func (d *updateDecoder) decode() (entries []*entry, err error) {
+func (d *updateDecoder) decode() error {
 	for {
 		summary, shape, err := d.value()
 		if err != nil || shape == nil {
-			return entries, err
+			return err
 		}
 		if shape.slice {
-			return nil, errOddShape
+			return errOddShape
 		}
 		var f fieldValues
 		if err := f.read(&summary, shape); err != nil {
-			return nil, err
+			return err
 		}
 		list, shape, err := d.value()
 		if err != nil || shape == nil { // a summary at the end of the stream is dropped
-			return entries, err
+			return err
 		}
-		conns, err := d.conns(&list, shape)
-		if err != nil {
-			return nil, err
+		if err := d.add(&f, &list, shape); err != nil {
+			return err
 		}
-		e, err := f.entry(conns)
-		if err != nil {
-			return nil, err
-		}
-		entries = append(entries, e)
 	}
+}
+
+// add takes a peer in, with its list of connections unless it is old.
+func (d *updateDecoder) add(f *fieldValues, list *gobwire.Reader, shape *gobShape) error {
+	e, err := f.entry()
+	if err != nil {
+		return err
+	}
+	if have := d.known(e.name); have != nil && !e.supersedes(have) {
+		d.old = append(d.old, stamp{e.name, e.uid, e.version})
+		return nil
+	}
+	if e.conns, err = d.conns(list, shape); err != nil {
+		return err
+	}
+	d.fresh = append(d.fresh, e)
+	return nil
 }
 
 // value returns the next value and its shape, taking in definitions on the way; nil at the end of the stream.
@@ -135,7 +149,7 @@ func (d *updateDecoder) conns(r *gobwire.Reader, shape *gobShape) (connList, err
 		if err != nil {
 			return "", fmt.Errorf("%w: topology: %w", errMalformed, err)
 		}
-		addr, err := parseAddress(string(f.text))
+		addr, err := parseAddress(f.text)
 		if err != nil {
 			return "", err
 		}
@@ -221,13 +235,14 @@ func skip(r *gobwire.Reader, kind int64) error {
 	return nil
 }
 
-func (f *fieldValues) entry(conns connList) (*entry, error) {
+// entry makes an entry without connections.
+func (f *fieldValues) entry() (*entry, error) {
 	name, err := peer.FromBytes(f.name)
 	if err != nil {
 		return nil, fmt.Errorf("%w: topology: %w", errMalformed, err)
 	}
 	e := &entry{
-		name: name, uid: peer.UID(f.uid), version: f.version, nickname: string(f.text), conns: conns,
+		name: name, uid: peer.UID(f.uid), version: f.version, nickname: string(f.text),
 		shortID: peer.ShortID(f.shortID), hasShortID: f.flags&4 != 0 && f.shortID <= uint64(peer.MaxShortID),
 	}
 	e.tidy()
@@ -256,7 +271,8 @@ func parseShape(r *gobwire.Reader) (*gobShape, error) {
 	} else if err := shape.parseFields(r); err != nil {
 		return nil, err
 	}
-	if r.Uint() != 0 || r.Uint() != 0 || r.Bad() || r.Len() != 0 {
+	endOfKind, end := r.Uint(), r.Uint()
+	if endOfKind != 0 || end != 0 || r.Bad() || r.Len() != 0 {
 		return nil, errOddShape
 	}
 	return shape, nil

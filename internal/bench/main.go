@@ -24,6 +24,7 @@ type measurement struct {
 func measurements() []measurement {
 	return []measurement{
 		{"mesh", "many peers in one process over TCP: time and cost to agree on who is there", runMesh},
+		{"sleeve", "two containers on two hosts: sleeve next to the kernel's VXLAN and wireguard-go", runSleeve},
 	}
 }
 

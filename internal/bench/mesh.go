@@ -10,6 +10,8 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"runtime/debug"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,6 +47,7 @@ type meshOptions struct {
 	settle       time.Duration
 	timeout      time.Duration
 	json         bool
+	profile      string
 }
 
 // runMesh runs many peers in this process over TCP on loopback. Each has an address of its own in 127.0.0.0/8 and the same
@@ -58,6 +61,7 @@ func runMesh(ctx context.Context, args []string, out io.Writer) error {
 	fs.DurationVar(&o.steady, "steady", 60*time.Second, "how long the steady state is measured")
 	fs.DurationVar(&o.settle, "settle", 30*time.Second, "how long to wait after convergence before that")
 	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "give up if the peers have not converged by then")
+	fs.StringVar(&o.profile, "profile", "", "write a CPU profile of the time until convergence to this file")
 	fs.BoolVar(&o.json, "json", false, "print one JSON object")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -65,6 +69,7 @@ func runMesh(ctx context.Context, args []string, out io.Writer) error {
 	if o.peers < 2 || o.peers > 60000 || o.wire != "new" && o.wire != "old" {
 		return errors.New("mesh: want --peers from 2 to 60000, --wire new or old")
 	}
+	debug.SetGCPercent(50) // many peers in one process: memory counts for more than it does to one
 	m := &meshBench{o: o}
 	res, err := m.measure(ctx)
 	if err != nil {
@@ -110,7 +115,13 @@ func (m *meshBench) measure(ctx context.Context) (*meshResult, error) {
 			}
 		})
 	}
-	if err := m.converge(ctx, failed); err != nil {
+	stop, err := profile(m.o.profile)
+	if err != nil {
+		return nil, err
+	}
+	err = m.converge(ctx, failed)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	res.Converged, res.CPU = time.Since(start).Seconds(), (cpuTime() - cpu).Seconds()
@@ -255,6 +266,24 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// profile starts a CPU profile, if a file is given for it.
+func profile(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }
 
 // cpuTime returns what the process has used so far, in user and system mode.

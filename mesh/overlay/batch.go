@@ -5,7 +5,7 @@ import "github.com/overweave/overweave/mesh/peer"
 // batch gathers frames by where they go, so that each link is called once for many frames. It is reused and keeps its
 // memory; frames are borrowed until it is reset.
 type batch struct {
-	local [][]byte
+	local []Frame
 	hops  []outgoing
 	n     int // how many of hops are in use
 }

@@ -50,7 +50,8 @@ type Bundle struct {
 // member is the link of one overlay. Its flags are guarded by the bundle's mu.
 type member struct {
 	name        string
-	link        Link // nil if it could not be prepared
+	link        Link          // nil if it could not be prepared
+	segmented   SegmentedLink // nil if it takes no super-frames
 	established bool
 	onHold      bool
 	failed      bool
@@ -112,6 +113,7 @@ func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send f
 		return err
 	}
 	m.link = link
+	m.segmented, _ = link.(SegmentedLink)
 	return nil
 }
 
@@ -163,7 +165,13 @@ func (b *Bundle) send(frames []Frame) bool {
 	if m == nil {
 		return false
 	}
-	m.link.Send(frames)
+	if !anySuper(frames) || m.segmented != nil && m.segmented.TakesSegments() {
+		m.link.Send(frames)
+		return true
+	}
+	c := cutters.Get().(*cutter)
+	c.cut(frames, m.link.Send)
+	cutters.Put(c)
 	return true
 }
 

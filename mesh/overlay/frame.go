@@ -22,6 +22,10 @@ type Frame struct {
 	Dst peer.Name
 	// Flooded is true if the frame goes to many: no answer to its sender is due.
 	Flooded bool
+	// Hops is how many links the frame has come over; carriers that limit it count.
+	Hops uint8
+	// Segments is set for a super-frame. Only a Segmented port or link gets one.
+	Segments Segments
 }
 
 // MAC is an Ethernet address.

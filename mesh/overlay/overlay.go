@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -86,6 +87,13 @@ type Link interface {
 	Close()
 }
 
+// SegmentedLink is a Link that carries super-frames. Others get them cut.
+type SegmentedLink interface {
+	Link
+	// TakesSegments reports whether Send takes super-frames now.
+	TakesSegments() bool
+}
+
 // LinkStatus describes a link for people and for metrics.
 type LinkStatus struct {
 	Overlay     string         `json:"overlay"`
@@ -94,6 +102,8 @@ type LinkStatus struct {
 	MTU         int            `json:"mtu"`              // largest inner IP packet in bytes, 0 while unknown
 	Remote      netip.AddrPort `json:"remote,omitzero"`  // where datagrams go; zero while unknown
 	Reason      string         `json:"reason,omitempty"` // why it is on hold or failed, or why not better
+	Cipher      string         `json:"cipher,omitempty"` // if the overlay knows more than one
+	RTT         time.Duration  `json:"rtt,omitzero"`     // of the last probe, in nanoseconds; zero if not known
 	Sent        Counter        `json:"sent"`
 	Received    Counter        `json:"received"`
 	// Drops counts frames and datagrams that were thrown away, by reason.
@@ -127,6 +137,16 @@ type Port interface {
 
 	// Close unblocks Read and gives the device back. It is idempotent.
 	Close() error
+}
+
+// SegmentedPort is a Port that gives and takes super-frames, and so saves their cutting.
+type SegmentedPort interface {
+	Port
+	// ReadFrames is Read for frames of which some may be super-frames: the Data of each of frames is a buffer, whose length
+	// and Segments are set for those that it fills. It may return before all that is there has been read.
+	ReadFrames(frames []Frame) (int, error)
+	// WriteFrames is Write for frames of which some may be super-frames. It may change the Data of those.
+	WriteFrames(frames []Frame) error
 }
 
 // Routes answers where frames go between peers. Implementations are immutable: a change of topology makes a new one.

@@ -44,7 +44,7 @@ type Switch struct {
 	self      peer.Name
 	names     []string
 	overlays  map[string]Overlay
-	port      Port
+	port      SegmentedPort // nil: none
 	forwarder *Forwarder
 	log       *slog.Logger
 
@@ -66,7 +66,7 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	if len(c.Overlays) == 0 {
 		return nil, errors.New("overlay: switch without overlays")
 	}
-	s := &Switch{self: c.Self, port: c.Port, forwarder: c.Forwarder, log: c.Log, overlays: map[string]Overlay{}}
+	s := &Switch{self: c.Self, port: asSegmented(c.Port), forwarder: c.Forwarder, log: c.Log, overlays: map[string]Overlay{}}
 	for _, o := range c.Overlays {
 		name := o.Name()
 		if _, twice := s.overlays[name]; twice || name == "" || strings.ContainsAny(name, " \t\n") {
@@ -163,31 +163,34 @@ func (s *Switch) expireUntil(ctx context.Context, failed <-chan error) error {
 
 // readPort moves frames from the port to the links until the port fails or is closed.
 func (s *Switch) readPort() error {
-	bufs, sizes := make([][]byte, portBatch), make([]int, portBatch)
+	frames, bufs := make([]Frame, portBatch), make([][]byte, portBatch)
 	for i := range bufs {
 		bufs[i] = make([]byte, portBuffer)
 	}
 	b := new(batch)
 	for {
-		n, err := s.port.Read(bufs, sizes)
+		for i := range frames {
+			frames[i] = Frame{Data: bufs[i]}
+		}
+		n, err := s.port.ReadFrames(frames)
 		if err != nil {
 			return fmt.Errorf("overlay: port %s: %w", s.port.Name(), err)
 		}
 		now := time.Now()
-		for i, buf := range bufs[:n] {
-			s.capture(b, now, buf[:sizes[i]])
+		for i := range frames[:n] {
+			s.capture(b, now, &frames[i])
 		}
 		s.flush(b)
 	}
 }
 
-func (s *Switch) capture(b *batch, now time.Time, frame []byte) {
-	dst, src, ok := addresses(frame)
+func (s *Switch) capture(b *batch, now time.Time, f *Frame) {
+	dst, src, ok := addresses(f.Data)
 	if !ok {
 		s.drop(DropShort)
 		return
 	}
-	s.apply(b, s.forwarder.Captured(now, dst, src), frame)
+	s.apply(b, s.forwarder.Captured(now, dst, src), f)
 }
 
 // receive moves frames that came over a link.
@@ -201,32 +204,32 @@ func (s *Switch) receive(frames []Frame) {
 			s.drop(DropShort)
 			continue
 		}
-		s.apply(b, s.forwarder.Received(now, f.Src, f.Dst, dst, src), f.Data)
+		s.apply(b, s.forwarder.Received(now, f.Src, f.Dst, dst, src), f)
 	}
 	s.flush(b)
 	s.scratch.Put(b)
 }
 
-func (s *Switch) apply(b *batch, d Decision, frame []byte) {
+func (s *Switch) apply(b *batch, d Decision, f *Frame) {
 	if d.Drop != DropNone {
 		s.drop(d.Drop)
 		return
 	}
 	if d.Local {
-		b.local = append(b.local, frame)
+		b.local = append(b.local, *f)
 	}
 	if d.Hop != 0 {
-		b.add(d.Hop, Frame{Data: frame, Src: d.Source, Dst: d.Dst})
+		b.add(d.Hop, Frame{Data: f.Data, Src: d.Source, Dst: d.Dst, Hops: f.Hops, Segments: f.Segments})
 	}
 	for _, hop := range d.Flood {
-		b.add(hop, Frame{Data: frame, Src: d.Source, Dst: hop, Flooded: true})
+		b.add(hop, Frame{Data: f.Data, Src: d.Source, Dst: hop, Flooded: true, Hops: f.Hops, Segments: f.Segments})
 	}
 }
 
 // flush sends what the batch has gathered and empties it.
 func (s *Switch) flush(b *batch) {
 	if len(b.local) > 0 && s.port != nil {
-		if err := s.port.Write(b.local); err != nil {
+		if err := s.port.WriteFrames(b.local); err != nil {
 			s.portErr.Add(1)
 		}
 	}

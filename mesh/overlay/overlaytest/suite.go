@@ -196,7 +196,7 @@ func (x *trial) deliver(from, to *Side, frames []overlay.Frame) {
 func (x *trial) tick(got overlay.Frame, sent []overlay.Frame, missing map[uint64]overlay.Frame) {
 	x.Helper()
 	require.GreaterOrEqual(x, len(got.Data), minFrame, "a short frame arrived that nobody sent")
-	got.Flooded = false
+	got.Flooded, got.Hops = false, 0
 	require.Contains(x, sent, got, "a frame arrived that nobody sent, or with other peers")
 	delete(missing, number(got))
 }

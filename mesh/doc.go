@@ -1,0 +1,42 @@
+// Package mesh is the gossip mesh engine: peers hold TCP connections to some others, learn of all the rest from them, and
+// carry the messages of named channels between everybody, relaying where two peers have no connection of their own. There
+// is no central store, and every peer is equal. It speaks the wire of Weave Net 2.8, so that both can be in one mesh.
+//
+// A [Router] is one peer. [New] validates a [Config] and starts nothing; components join channels with [Router.Join], for
+// which Router is a gossip.Bus; [Router.Run] takes part in the mesh until its context ends. With an overlay.Switch in the
+// Config the router also drives a data plane: it prepares a bundle of links for each connection, and keeps the switch's
+// routes.
+//
+// # What it does with faults
+//
+// A channel's receiver that fails, panics or blocks hurts its own channel: it has goroutines and bounded queues of its own,
+// and connections never wait for it. A peer that sends what cannot be decoded loses its connection. A peer that is silent,
+// or takes nothing, for a minute loses it too. Everything that comes from others is bounded: messages by 10 MiB, the peers
+// of a topology by 16384, channels that are only passed on by 64.
+//
+// # Between peers of this package
+//
+// Weave Net tells the whole list of a peer's connections for each change, to many, and everything to many every 30 s. Two
+// peers of this package agree in the introduction to do otherwise (delta.go): news goes along few links, in a short form,
+// and digests find out what got lost. They also tell on which port they listen, so that a peer with a port of its own can
+// be dialled by those that have learned of it. Config.NoDeltas turns both off.
+//
+// # Where it differs from Weave Net
+//
+//   - An application's error ends no connection (section 5.8 of the mesh specification), nor does a full queue.
+//   - Own updates of the topology are sent at once if there was none for a while, later under churn (section 4.4).
+//   - The full state of channels goes to a new connection if gossip did not reach its peer before; Weave Net asks whether
+//     frames would (section 4.4).
+//   - A topology update that comes as broadcast is handled like one that comes from a neighbour.
+//   - An acceptor with a password sends its features after those of the initiator have opened (section 11.4).
+//   - A peer that connects with another UID than before replaces its old connection, whatever the connection ids.
+//   - Names of all zeros, public keys of low order, short ids above 4095 and versions near overflow are refused or ignored.
+//   - The connection limit shapes and does not refuse (shape.go). A target that leads to a connected peer is not dialled.
+//   - Unicasts do not go back where they came from, nor do broadcasts of unknown channels.
+//
+// # Reading the source
+//
+// router.go has the public calls; engine.go the one goroutine that owns links, topology and targets; link.go a connection,
+// which begins with handshake.go and is written through outbox.go and lane.go; channel.go the way to applications;
+// topology.go, graph.go, dialer.go and shape.go the decisions, as plain data and functions.
+package mesh

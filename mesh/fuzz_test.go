@@ -1,0 +1,118 @@
+package mesh
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+func FuzzDecodeUpdate(f *testing.F) {
+	for _, v := range vectors(f, "topology-update-") {
+		var in struct {
+			Update hexBytes `json:"update_hex"`
+		}
+		require.NoError(f, json.Unmarshal(v.Inputs, &in))
+		f.Add([]byte(in.Update))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		entries, _, err := decodeUpdate(b, nothingKnown)
+		if err != nil {
+			return
+		}
+		requireSame(t, entries, encodeUpdate(entries), decodeUpdateAny)
+		topo := newTopology(&entry{name: 1, uid: 1}, randomInt)
+		if _, err := topo.merge(entries); err == nil {
+			topo.collect(newGraph(1, topo.entries, nil))
+			requireDigest(t, topo)
+		}
+	})
+}
+
+func FuzzParseEntries(f *testing.F) {
+	e := &entry{name: 7, uid: 8, version: 9, nickname: "n", shortID: 3, hasShortID: true, port: 6783,
+		conns: connList(appendConn(nil, conn{remote: 5, address: address{raw: "x"}}))}
+	f.Add(appendEntry(nil, e))
+	f.Add(appendStamp(nil, e))
+	f.Add(wantMessage([]peer.Name{1, 2})[2:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if entries, _, err := parseEntries(b, nothingKnown); err == nil {
+			requireSame(t, entries, appendEntries(entries), decodeEntries)
+		}
+		topo := newTopology(&entry{name: 1, uid: 1}, randomInt)
+		if stamps, err := parseStamps(b); err == nil {
+			topo.compare(stamps)
+		}
+		_, _ = parseNames(b)
+		_, _ = topo.sameDigest(b)
+	})
+}
+
+func FuzzMessages(f *testing.F) {
+	for _, v := range vectors(f, "gossip-malformed") {
+		var want struct {
+			Results []struct {
+				Message hexBytes `json:"message_hex"`
+			}
+		}
+		require.NoError(f, json.Unmarshal(v.Expected, &want))
+		for _, w := range want.Results {
+			f.Add([]byte(w.Message))
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 || b[0] < tagGossip || b[0] > tagBroadcast {
+			return
+		}
+		m, err := parseMessage(b[0], b[1:])
+		if err != nil {
+			return
+		}
+		again, err := parseMessage(m.tag, encodeMessage(m.tag, string(m.channel), m.src, m.dst, m.payload)[1:])
+		require.NoError(t, err)
+		require.Equal(t, hex.EncodeToString(m.payload), hex.EncodeToString(again.payload))
+		require.Equal(t, []any{string(m.channel), m.src, m.dst}, []any{string(again.channel), again.src, again.dst})
+	})
+}
+
+// FuzzIntroduction lets anything introduce itself.
+func FuzzIntroduction(f *testing.F) {
+	for _, v := range vectors(f, "refusals") {
+		var want struct {
+			Results []struct {
+				Sends hexBytes `json:"client_sends_hex"`
+			}
+		}
+		require.NoError(f, json.Unmarshal(v.Expected, &want))
+		for _, w := range want.Results {
+			f.Add([]byte(w.Sends), false)
+			f.Add([]byte(w.Sends), true)
+		}
+	}
+	for _, v := range vectors(f, "intro-v1") {
+		var want struct {
+			Sends hexBytes `json:"initiator_sends_hex"`
+		}
+		require.NoError(f, json.Unmarshal(v.Expected, &want))
+		f.Add([]byte(want.Sends), strings.Contains(v.ID, "encrypted"))
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, password bool) {
+		i := introduction{self: features{name: 1, uid: 1}, minimum: 1}
+		if password {
+			i.password = []byte("secret")
+		}
+		c := &recorder{Reader: strings.NewReader(string(stream))}
+		s, err := i.run(c, c)
+		if err != nil {
+			return
+		}
+		require.True(t, s.remote.name.IsValid())
+		for err == nil {
+			_, err = s.in.next()
+		}
+	})
+}
