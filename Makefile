@@ -11,7 +11,8 @@ BENCH    ?= .
 demo: ## two hosts in namespaces of this machine, one encrypted Ethernet between their containers
 	go run ./examples/weaver demo
 
-test: ## all tests; those that need namespaces make them, as root or in a user namespace
+test: ## all tests; those that need namespaces make them, as root or in a user namespace, and another kernel where they need one
+	-@go run ./internal/lab/setup
 	go test ./...
 
 soak: ## the long simulations, SEEDS of each, then every fuzz target for FUZZTIME

@@ -33,3 +33,9 @@ func removeDevice(end)                           {}
 func addAddress(end, netip.Prefix) error         { return errors.ErrUnsupported }
 func setMTU(end, int) error                      { return errors.ErrUnsupported }
 func setQueue(end, bool, Shape) error            { return errors.ErrUnsupported }
+
+func probe(f Feature) error    { return fmt.Errorf("%s: %w (%w)", f, ErrNoFeature, errors.ErrUnsupported) }
+func findQemu() (Guest, error) { return Guest{}, errors.ErrUnsupported }
+
+// Boot does nothing: only Linux guests are made.
+func Boot() {}

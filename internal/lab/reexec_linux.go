@@ -13,10 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reexecMark is in the environment of a process that Reexec started. It keeps a system that lets users make user namespaces,
-// but gives them no rights inside, from starting us again and again.
-const reexecMark = "OVERWEAVE_LAB_REEXEC=1"
-
 func check() error {
 	t := startThread()
 	defer t.stop()

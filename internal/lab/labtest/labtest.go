@@ -17,6 +17,7 @@ const requireVariable = "OVERWEAVE_REQUIRE_LAB"
 // Call it first in TestMain. Where there can be no lab the tests run all the same: those that need one skip themselves, and
 // examples, which cannot, are left out.
 func Enter() {
+	enterGuest()
 	code, done, err := lab.Reexec()
 	if done {
 		os.Exit(code)
@@ -36,13 +37,9 @@ func Main(m *testing.M) {
 // Require skips the test, or fails it if the environment says OVERWEAVE_REQUIRE_LAB=1, if there can be no lab.
 func Require(t testing.TB) {
 	t.Helper()
-	err := lab.Check()
-	switch {
-	case err == nil:
-	case os.Getenv(requireVariable) == "1":
-		t.Fatal(err)
-	default:
-		t.Skip(err)
+	enterGuest()
+	if err := lab.Check(); err != nil {
+		unavailable(t, err)
 	}
 }
 

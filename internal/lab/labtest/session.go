@@ -1,0 +1,268 @@
+package labtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/overweave/overweave/internal/lab"
+)
+
+const (
+	// serveVariable is in the environment of the process that runs tests in a guest, and names the folder with requests.
+	serveVariable = "OVERWEAVE_LAB_SERVE"
+
+	bootFor   = 5 * time.Minute // a processor that is emulated takes its time
+	idleFor   = 3 * time.Second
+	pollEvery = 5 * time.Millisecond
+
+	maxPrinted = 4 << 10 // of what a guest prints; of interest if it fails
+
+	readyFile = "ready" // appears when the guest serves
+)
+
+// errGone says that the guest ended before it had begun with a request.
+var errGone = errors.New("the guest has ended")
+
+// request is a test to run in a guest: arguments of this program, its environment and its folder.
+type request struct {
+	Args, Env []string
+	Dir       string
+}
+
+// guests is the guest that the tests of this process share. It is package state because tests share nothing else.
+var guests pool
+
+// pool is at most one guest, which is booted when it is needed.
+type pool struct {
+	mu      sync.Mutex // held while a test runs in the guest
+	current *session
+}
+
+// run runs a test in the guest and returns what it printed and its exit code.
+func (p *pool) run(t *testing.T, r request) (output string, code int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != nil {
+		if output, code, err = p.current.run(t, r); !errors.Is(err, errGone) {
+			return output, code, err
+		}
+		p.current.close()
+		p.current = nil
+	}
+	if p.current, err = boot(t); err != nil {
+		return "", 0, err
+	}
+	return p.current.run(t, r)
+}
+
+// boot starts the first guest that will.
+func boot(t *testing.T) (*session, error) {
+	candidates, err := lab.Guests()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, guest := range candidates {
+		s, err := start(t, guest)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// session is a guest that runs tests one after another. It is asked and answers by files in a folder, which the guest sees as
+// we do; what it prints, some guests hold back until they end. No goroutine serves it, so that tests can look for goroutines
+// that they left behind.
+type session struct {
+	guest *lab.GuestProcess
+	pipe  *os.File // what the guest prints; it ends with the guest
+	dir   string
+	asked int
+}
+
+func start(t *testing.T, guest lab.Guest) (*session, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "overweave-lab")
+	if err != nil {
+		return nil, err
+	}
+	in, out, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close()
+	top, _, _ := strings.Cut(t.Name(), "/")
+	reach := "-test.run=" + pattern(top)
+	s := &session{pipe: in, dir: dir}
+	s.guest, err = guest.Start(lab.GuestCommand{
+		Args:     []string{self, reach, "-test.timeout=0"},
+		Env:      append(os.Environ(), serveVariable+"="+dir),
+		Stdout:   out,
+		BootArgs: []string{reach},
+	})
+	if err != nil {
+		return nil, errors.Join(err, in.Close(), os.RemoveAll(dir))
+	}
+	deadline := time.Now().Add(bootFor)
+	if end, ok := t.Deadline(); ok && end.Before(deadline) {
+		deadline = time.Now().Add(time.Until(end) * 9 / 10) // so that we end the guest before we are ended
+	}
+	if err := s.until(readyFile, deadline); err != nil {
+		return nil, fmt.Errorf("%v: %w", guest, errors.Join(err, s.close()))
+	}
+	return s, nil
+}
+
+// run has the guest run a test.
+func (s *session) run(t *testing.T, r request) (output string, code int, err error) {
+	n := s.asked
+	s.asked++
+	if err := leave(s.dir, name(n, "request"), r); err != nil {
+		return "", 0, fmt.Errorf("%w: %w", errGone, err)
+	}
+	deadline, _ := t.Deadline()
+	gone := s.until(name(n, "result"), deadline)
+	printed, err := os.ReadFile(filepath.Join(s.dir, name(n, "output")))
+	if gone != nil && (err == nil || !errors.Is(gone, errGone)) {
+		return string(printed), 0, fmt.Errorf("while the test ran: %v", gone) // not to be tried again
+	}
+	if err := errors.Join(gone, err); err != nil {
+		return "", 0, err
+	}
+	return string(printed), code, read(s.dir, name(n, "result"), &code)
+}
+
+// until waits for a file to appear, until a time unless it is zero. The error wraps errGone if the guest ends before.
+func (s *session) until(file string, deadline time.Time) error {
+	var printed []byte
+	buf := make([]byte, maxPrinted)
+	for deadline.IsZero() || time.Now().Before(deadline) {
+		if _, err := os.Stat(filepath.Join(s.dir, file)); err == nil {
+			return nil
+		}
+		if err := s.pipe.SetReadDeadline(time.Now().Add(pollEvery)); err != nil {
+			return err
+		}
+		n, err := s.pipe.Read(buf)
+		printed = append(printed, buf[:n]...)
+		printed = printed[max(0, len(printed)-maxPrinted):]
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("%w: %s", errGone, printed)
+		}
+	}
+	return fmt.Errorf("%w: the guest says nothing: %s", os.ErrDeadlineExceeded, printed)
+}
+
+// close ends the guest, and returns an error if it had none of its own to end.
+func (s *session) close() error {
+	s.guest.Kill()
+	_, err := s.guest.Wait()
+	_ = s.pipe.Close()
+	_ = os.RemoveAll(s.dir)
+	return err
+}
+
+// name returns the name of a file about the n-th test.
+func name(n int, what string) string { return fmt.Sprintf("%d.%s", n, what) }
+
+// leave writes a file for the other side. It appears there at once and whole.
+func leave(dir, file string, content any) error {
+	data, err := json.Marshal(content)
+	if err != nil {
+		return err
+	}
+	whole := filepath.Join(dir, file+".partial")
+	if err := os.WriteFile(whole, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(whole, filepath.Join(dir, file))
+}
+
+// read reads what the other side left.
+func read(dir, file string, content any) error {
+	data, err := os.ReadFile(filepath.Join(dir, file))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, content)
+}
+
+// enterGuest makes this process what it was started for in a guest, if it was, and does not return then.
+func enterGuest() {
+	lab.Boot()
+	dir := os.Getenv(serveVariable)
+	if dir == "" {
+		return
+	}
+	err := serve(dir)
+	_ = os.RemoveAll(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// serve runs tests as they are asked for, until nobody does for a while: then whoever could has ended, or can boot another.
+func serve(dir string) error {
+	if err := leave(dir, readyFile, nil); err != nil {
+		return err
+	}
+	for n := 0; ; n++ {
+		var r request
+		err := await(dir, name(n, "request"), &r)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		code, err := perform(r, filepath.Join(dir, name(n, "output")))
+		if err != nil {
+			return err
+		}
+		if err := leave(dir, name(n, "result"), code); err != nil {
+			return err
+		}
+	}
+}
+
+// perform runs a test, whose output goes into a file, and returns its exit code.
+func perform(r request, output string) (code int, err error) {
+	out, err := os.Create(output)
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.Command("/proc/self/exe", r.Args...)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = append(r.Env, lab.GuestMark), r.Dir, out, out
+	if err := cmd.Run(); cmd.ProcessState == nil {
+		return 0, errors.Join(err, out.Close())
+	}
+	return cmd.ProcessState.ExitCode(), errors.Join(out.Sync(), out.Close())
+}
+
+// await waits for a request. The error wraps [os.ErrNotExist] if there is none for long.
+func await(dir, file string, r *request) (err error) {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for range idleFor / pollEvery {
+		if err = read(dir, file, r); !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		<-poll.C
+	}
+	return err
+}
