@@ -23,7 +23,9 @@ type measurement struct {
 
 func measurements() []measurement {
 	return []measurement{
+		{"ipam", "one allocator: allocations in memory and on disk, merging a gossiped ring, memory", runIPAM},
 		{"mesh", "many peers in one process over TCP: time and cost to agree on who is there", runMesh},
+		{"odp", "flows and misses of the Open vSwitch datapath, beside ovs-dpctl and ovs-vswitchd", runODP},
 		{"sleeve", "two containers on two hosts: sleeve next to the kernel's VXLAN and wireguard-go", runSleeve},
 	}
 }

@@ -1,0 +1,83 @@
+// Command odp-dump prints the datapaths of the Open vSwitch kernel module, their ports and their flows, as `ovs-dpctl show` and
+// `ovs-dpctl dump-flows` do. Listing takes no privileges. With -m it also prints what is wildcarded.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/overweave/overweave/odp"
+)
+
+func main() {
+	verbose := flag.Bool("m", false, "print wildcarded fields, identifiers and port names too")
+	flag.Parse()
+	if err := run(context.Background(), os.Stdout, *verbose); err != nil {
+		fmt.Fprintln(os.Stderr, "odp-dump:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, verbose bool) error {
+	c, err := odp.Open(ctx, odp.Config{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for dp, err := range c.Datapaths(ctx) {
+		if err != nil {
+			return err
+		}
+		s := dp.Stats
+		fmt.Fprintf(out, "system@%s:\n  lookups: hit:%d missed:%d lost:%d\n  flows: %d\n  masks: hit:%d total:%d\n",
+			dp.Name, s.Hit, s.Missed, s.Lost, s.Flows, dp.Masks.Hit, dp.Masks.Masks)
+		names, err := ports(ctx, c, dp, out)
+		if err != nil {
+			return err
+		}
+		n := odp.Notation{Verbose: verbose}
+		if verbose {
+			n.PortName = func(number uint32) string { return names[number] }
+		}
+		if err := flows(ctx, c, dp, n, out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ports prints the ports and returns their names.
+func ports(ctx context.Context, c *odp.Conn, dp odp.Datapath, out io.Writer) (map[uint32]string, error) {
+	names := make(map[uint32]string)
+	for v, err := range c.Vports(ctx, dp.Index) {
+		if err != nil {
+			return nil, err
+		}
+		names[v.Number] = v.Name
+		fmt.Fprintf(out, "  port %d: %s", v.Number, v.Name)
+		if v.Type != odp.Netdev {
+			fmt.Fprintf(out, " (%s)", v.Type)
+		}
+		fmt.Fprintf(out, " rx:%d tx:%d\n", v.Stats.RxPackets, v.Stats.TxPackets)
+	}
+	return names, nil
+}
+
+func flows(ctx context.Context, c *odp.Conn, dp odp.Datapath, n odp.Notation, out io.Writer) error {
+	now := odp.MonotonicTime()
+	for f, err := range c.Flows(ctx, dp.Index, odp.DumpOptions{}) {
+		if err != nil {
+			return err
+		}
+		used := "never"
+		if idle, ever := f.Stats.Idle(now); ever {
+			used = fmt.Sprintf("%.3fs", idle.Round(time.Millisecond).Seconds())
+		}
+		fmt.Fprintf(out, "%s, used:%s\n", n.Flow(f), used)
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+//go:build linux
+
+package odp_test
+
+import (
+	"context"
+	"encoding/hex"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/internal/lab/labtest"
+	"github.com/overweave/overweave/odp"
+)
+
+// udpFrame is an Ethernet frame with a UDP datagram of 4 bytes from 10.0.0.1:1000 to 10.0.0.2:2000.
+func udpFrame(t testing.TB) []byte {
+	t.Helper()
+	b, err := hex.DecodeString("020000000002020000000001" + "0800" +
+		"450000200001000040110" + "000" + "0a0000010a000002" + "03e807d0000c0000" + "61626364")
+	require.NoError(t, err)
+	sum := uint32(0)
+	for i := 14; i < 34; i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	b[24], b[25] = byte(^sum>>8), byte(^sum)
+	return b
+}
+
+func openUpcalls(t testing.TB, c *odp.Conn) *odp.UpcallReader {
+	t.Helper()
+	r, err := c.OpenUpcalls(odp.UpcallConfig{Batch: 8})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, r.Close()) })
+	return r
+}
+
+// read returns the next upcall.
+func read(t testing.TB, r *odp.UpcallReader) odp.Upcall {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	ups := make([]odp.Upcall, 1)
+	_, err := r.Read(ctx, ups)
+	require.NoError(t, err)
+	return ups[0]
+}
+
+// Every action that changes a packet is run, and the packet comes back changed.
+func TestIntegrationActions(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest1"})
+	r := openUpcalls(t, c)
+	for _, test := range []struct {
+		actions string
+		change  func(frame []byte) []byte
+	}{
+		{"set(eth(src=02:00:00:00:00:09))", func(f []byte) []byte { f[11] = 9; return f }},
+		{"push_vlan(vid=5,pcp=3)", func(f []byte) []byte { return insert(f, 12, 0x81, 0, 0x60, 5) }},
+		{"push_vlan(tpid=0x88a8,vid=6,pcp=0)", func(f []byte) []byte { return insert(f, 12, 0x88, 0xa8, 0, 6) }},
+		{"push_vlan(vid=5,pcp=3),pop_vlan", func(f []byte) []byte { return f }},
+		{"push_mpls(label=7,tc=1,ttl=9,bos=1,eth_type=0x8847)", func(f []byte) []byte {
+			f[12], f[13] = 0x88, 0x47
+			return insert(f, 14, 0, 0, 0x73, 9)
+		}},
+		{"set(ipv4(tos=0x4))", func(f []byte) []byte { f[15] = 4; f[25] -= 4; return f }},
+		{"dec_ttl(le_1(drop))", func(f []byte) []byte { f[22]--; f[24]++; return f }},
+		{"set(udp(dst=2001))", func(f []byte) []byte { f[37]++; return f }},
+		{"pop_eth,push_eth(src=02:00:00:00:00:07,dst=02:00:00:00:00:08)", func(f []byte) []byte { f[11], f[5] = 7, 8; return f }},
+		{"trunc(20)", func(f []byte) []byte { return f[:20] }},
+		{"ct,ct_clear", func(f []byte) []byte { return f }},
+		{"meter(5),hash(l4(1)),set(skb_mark(0x5))", func(f []byte) []byte { return f }},
+		{"pop_eth,push_nsh(flags=0,ttl=63,mdtype=1,np=1,spi=0x5,si=255,c1=0x1,c2=0x2,c3=0x3,c4=0x4),pop_nsh,push_eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02)", nil},
+	} {
+		t.Run(test.actions, func(t *testing.T) {
+			list, err := odp.ParseActions(test.actions)
+			require.NoError(t, err)
+			list = append(list, odp.Userspace{PID: r.PID(), Data: []byte("12345678")})
+			err = c.Execute(t.Context(), dp.Index, odp.Execute{Packet: udpFrame(t), HasInPort: true, Actions: list})
+			if test.change == nil {
+				require.ErrorIs(t, err, syscall.EINVAL, "what is behind a network service header is not known to be an IP packet")
+				return
+			}
+			require.NoError(t, err)
+			up := read(t, r)
+			require.Equal(t, odp.ActionUpcall, up.Kind)
+			require.Equal(t, dp.Index, up.Datapath)
+			require.Equal(t, []byte("12345678"), up.Userdata)
+			require.Equal(t, hex.EncodeToString(test.change(udpFrame(t))), hex.EncodeToString(up.Packet))
+		})
+	}
+}
+
+func insert(f []byte, at int, b ...byte) []byte {
+	return append(append(append([]byte(nil), f[:at]...), b...), f[at:]...)
+}
+
+// A packet that no flow matches comes up; a flow made from its key matches the next one. In each way of dispatch.
+func TestIntegrationMiss(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest2"})
+	r := openUpcalls(t, c)
+	for _, perCPU := range []bool{false, true} {
+		if perCPU {
+			d, err := c.SetFeatures(t.Context(), dp.Index, odp.Unaligned|odp.PerCPU, []uint32{r.PID()})
+			require.NoError(t, err)
+			require.Equal(t, odp.Unaligned|odp.PerCPU, d.Features)
+			require.Equal(t, []uint32{r.PID()}, d.UpcallPIDs)
+			_, err = c.SetUpcallPIDs(t.Context(), dp.Index, odp.LocalPort)
+			require.NoError(t, err)
+		} else {
+			_, err := c.SetUpcallPIDs(t.Context(), dp.Index, odp.LocalPort, r.PID())
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.FlushFlows(t.Context(), dp.Index))
+		again := odp.Execute{Packet: udpFrame(t), HasInPort: true, Actions: []odp.Action{odp.Recirc(7)}}
+		require.NoError(t, c.Execute(t.Context(), dp.Index, again))
+		up := read(t, r)
+		require.Equal(t, odp.MissUpcall, up.Kind)
+		require.Equal(t, udpFrame(t), up.Packet)
+		port, ok := up.Key.InPort()
+		require.True(t, ok)
+		require.EqualValues(t, odp.LocalPort, port)
+
+		m, err := up.Key.Match()
+		require.NoError(t, err)
+		f := odp.Flow{Match: m}
+		f.UFID, err = m.UFID()
+		require.NoError(t, err)
+		var b odp.Batch
+		b.CreateFlow(dp.Index, f)
+		b.Execute(dp.Index, again)
+		b.Execute(dp.Index, again)
+		require.NoError(t, c.Run(t.Context(), &b))
+		got, err := c.GetFlow(t.Context(), dp.Index, odp.Flow{UFID: f.UFID})
+		require.NoError(t, err)
+		require.EqualValues(t, 2, got.Stats.Packets)
+		idle, used := got.Stats.Idle(odp.MonotonicTime())
+		require.True(t, used)
+		require.Less(t, idle, time.Minute)
+		require.EqualValues(t, 1, r.Stats().Received-uint64(bitOf(perCPU)))
+	}
+}
+
+func bitOf(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Errors of the kernel come back as what they are, and nothing hangs.
+func TestIntegrationErrors(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest3"})
+	ctx := t.Context()
+	_, err := c.CreateDatapath(ctx, odp.DatapathSpec{Name: "odptest3"})
+	require.ErrorIs(t, err, os.ErrExist)
+	_, err = c.Datapath(ctx, "nowhere")
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odptest3", Type: odp.Internal})
+	require.ErrorIs(t, err, os.ErrExist)
+	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "nodevice", Type: odp.Netdev})
+	require.ErrorIs(t, err, os.ErrNotExist)
+	v, err := c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odpint", Type: odp.Internal, Number: 7})
+	require.NoError(t, err)
+	require.EqualValues(t, 7, v.Number)
+	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odpint2", Type: odp.Internal, Number: 7})
+	require.ErrorIs(t, err, syscall.EBUSY)
+	require.ErrorIs(t, c.Probe(ctx, dp.Index, odp.FeatureDrop), odp.ErrNotSupported)
+	require.NoError(t, c.Probe(ctx, dp.Index, odp.FeatureDecTTL))
+	err = c.PutFlow(ctx, dp.Index, odp.Flow{Match: odp.Match{odp.Exact(odp.InPort(1))}, Actions: []odp.Action{odp.Drop(0)}})
+	require.ErrorIs(t, err, odp.ErrNotSupported)
+	require.ErrorContains(t, err, "drop with a reason")
+	require.NoError(t, c.DeleteDatapath(ctx, dp.Index))
+	require.ErrorIs(t, c.FlushFlows(ctx, dp.Index), os.ErrNotExist)
+	for _, err := range c.Flows(ctx, dp.Index, odp.DumpOptions{}) {
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	require.ErrorIs(t, c.FlushFlows(canceled, dp.Index), context.Canceled)
+}
+
+func TestIntegrationVports(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest4"})
+	events, err := c.Subscribe(odp.VportEvents | odp.DatapathEvents)
+	require.NoError(t, err)
+	defer events.Close()
+	for _, spec := range []odp.VportSpec{
+		{Name: "odpvx", Type: odp.VXLAN, DstPort: 6784, GBP: true},
+		{Name: "odpgen", Type: odp.Geneve},
+		{Name: "odpgre", Type: odp.GRE},
+		{Name: "odpin", Type: odp.Internal, UpcallPIDs: []uint32{5}},
+	} {
+		v, err := c.CreateVport(t.Context(), dp.Index, spec)
+		require.NoError(t, err)
+		require.Equal(t, spec.Type, v.Type)
+		require.Equal(t, spec.GBP, v.GBP)
+		if spec.DstPort != 0 {
+			require.Equal(t, spec.DstPort, v.DstPort)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		e, err := events.Read(ctx)
+		cancel()
+		require.NoError(t, err)
+		require.Equal(t, odp.Created, e.Change)
+		require.Equal(t, spec.Name, e.Vport.Name)
+		byName, err := c.Vport(t.Context(), spec.Name)
+		require.NoError(t, err)
+		byNumber, err := c.VportByNumber(t.Context(), dp.Index, v.Number)
+		require.NoError(t, err)
+		require.Equal(t, byName.Number, byNumber.Number)
+	}
+	names := map[string]bool{}
+	for v, err := range c.Vports(t.Context(), dp.Index) {
+		require.NoError(t, err)
+		names[v.Name] = true
+	}
+	require.Len(t, names, 5)
+	require.NoError(t, events.Close())
+	_, err = events.Read(t.Context())
+	require.ErrorIs(t, err, net.ErrClosed)
+}
+
+// Tunnels work as devices of their own too, and flows address them.
+func TestIntegrationTunnelDevices(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest6"})
+	for _, d := range []odp.TunnelDevice{
+		{Name: "odptvx", Kind: odp.VXLAN, Port: 6785}, {Name: "odptgnv", Kind: odp.Geneve, Port: 6786}, {Name: "odptgre", Kind: odp.GRE},
+	} {
+		require.NoError(t, c.CreateTunnelDevice(t.Context(), d))
+		require.ErrorIs(t, c.CreateTunnelDevice(t.Context(), d), os.ErrExist)
+		v, err := c.CreateVport(t.Context(), dp.Index, odp.VportSpec{Name: d.Name, Type: odp.Netdev})
+		require.NoError(t, err)
+		send, err := odp.ParseActions("set(tunnel(tun_id=0x5,src=127.0.0.1,dst=127.0.0.1,ttl=64,flags(df|key)))")
+		require.NoError(t, err)
+		send = append(send, odp.Output(v.Number))
+		require.NoError(t, c.Execute(t.Context(), dp.Index, odp.Execute{Packet: udpFrame(t), Actions: send}))
+		v, err = c.VportByNumber(t.Context(), dp.Index, v.Number)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, v.Stats.TxPackets, d.Name)
+		require.NoError(t, c.DeleteDevice(t.Context(), d.Name))
+		require.ErrorIs(t, c.DeleteDevice(t.Context(), d.Name), os.ErrNotExist)
+	}
+}
+
+// Flows that ovs-dpctl installs are read by us, and print as it prints them.
+func TestIntegrationFlowsOfTool(t *testing.T) {
+	if !labtest.RequireOpenVSwitch(t) {
+		return
+	}
+	c := openKernel(t)
+	if _, err := exec.LookPath("ovs-dpctl"); err != nil {
+		t.Skip("no ovs-dpctl (package openvswitch-switch)")
+	}
+	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest5", Features: odp.Unaligned | odp.PerCPU, UpcallPIDs: []uint32{1}})
+	for _, text := range [][2]string{
+		{"in_port(1),eth(),eth_type(0x0800),ipv4(src=10.0.0.0/255.0.0.0,dst=10.1.2.3,proto=6,frag=no),tcp(src=1,dst=2/0xff00),tcp_flags(+syn-ack)",
+			"set(ipv4(ttl=63)),push_vlan(vid=5,pcp=3),2,pop_vlan,sample(sample=50.0%,actions(2)),trunc(100),2"},
+		{"in_port(2),eth(),eth_type(0x88a8),vlan(vid=5),encap(eth_type(0x8100),vlan(vid=7,pcp=1),encap(eth_type(0x0806),arp(op=1/0xff)))", "push_vlan(tpid=0x88a8,vid=9,pcp=0),2"},
+		{"in_port(3),ct_state(-new+est),eth(),eth_type(0x86dd),ipv6(src=fd00::1,proto=17,frag=no),udp(dst=53)", "ct_clear,2"},
+	} {
+		out, err := exec.Command("ovs-dpctl", "add-flow", "odptest5", text[0], text[1]).CombinedOutput()
+		require.NoError(t, err, string(out))
+		f := only(t, c, dp.Index)
+		require.Equal(t, text[0], f.Match.String())
+		require.Equal(t, text[1], odp.Notation{}.Actions(f.Actions))
+		require.NoError(t, c.FlushFlows(t.Context(), dp.Index))
+	}
+}
