@@ -23,6 +23,7 @@ type Allocator struct {
 	sender gossip.Sender
 	store  Store // nil: nothing is stored
 	now    func() time.Time
+	codec  codec
 
 	published atomic.Pointer[view] // what others are to hear; all of it is stored
 	kick      chan struct{}        // holds one token while there is something to store or to send
@@ -69,10 +70,15 @@ func New(c Config) (*Allocator, error) {
 	if a.core, err = newCore(c, membership{c.Bus}); err != nil {
 		return nil, err
 	}
+	channel := Channel
+	a.codec = gobCodec{}
+	if !a.core.is4() {
+		channel, a.codec = Channel6, compactCodec{}
+	}
 	a.published.Store(a.core.view(nil))
 	a.core.birthBySeed()
 	a.core.adopt(c.Adopt)
-	if a.sender, err = c.Bus.Join(Channel, receiver{a}); err != nil {
+	if a.sender, err = c.Bus.Join(channel, receiver{a}); err != nil {
 		return nil, fmt.Errorf("ipam: %w", err)
 	}
 	return a, nil
@@ -88,11 +94,21 @@ func (m membership) reachable(n peer.Name) bool {
 
 func (m membership) count() int { return len(m.bus.Members()) }
 
+func (m membership) names() []peer.Name {
+	members := m.bus.Members()
+	out := make([]peer.Name, len(members))
+	for i, x := range members {
+		out[i] = x.Name
+	}
+	return out
+}
+
 // Allocate gives owner an address of subnet, which is the default subnet if it is zero, and returns it with the subnet's
 // prefix length. An owner has one address in a subnet: the call may be repeated. It waits for the ring to be made and for
 // peers to give us space, as long as ctx allows; see [ErrNoRing] and [ErrExhausted].
 //
-// The subnet's first and last address are not given out. If ctx ends at the same moment as an address is found, the
+// The subnet's first and last address are not given out: of IPv4 those of network and broadcast; of IPv6 the first is the
+// anycast address of routers (RFC 4291, 2.6.1), and the last is left out to have one rule. If ctx ends at the same moment as an address is found, the
 // address stays with the owner, who may ask again or be freed.
 func (a *Allocator) Allocate(ctx context.Context, owner string, subnet netip.Prefix) (netip.Prefix, error) {
 	if !subnet.IsValid() {
@@ -129,7 +145,7 @@ func (a *Allocator) Allocate(ctx context.Context, owner string, subnet netip.Pre
 // or peer has the address; for an address that owner has already it succeeds. Addresses outside the universe are
 // recorded as they are.
 func (a *Allocator) Claim(ctx context.Context, owner string, p netip.Prefix) error {
-	if err := errors.Join(checkOwner(owner), checkAddr(p)); err != nil {
+	if err := errors.Join(checkOwner(owner), a.core.checkAddr(p)); err != nil {
 		return fmt.Errorf("ipam: %w", err)
 	}
 	a.mu.Lock()
@@ -231,11 +247,12 @@ func (a *Allocator) Free(ctx context.Context, owner string, ip netip.Addr) error
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: free %v: %w", ip, ErrClosed)
 	}
-	if got, ok := a.core.book.owner(ip); !ok || got != owner {
+	if got, ok := a.core.book.owner(ip); ok && got == owner {
+		a.core.erase(owner, ip)
+	} else if a.core.dropDoubt(owner, func(x addr.Addr) bool { return x != addr.FromNetip(ip) }) == 0 {
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: free: %w: address %v not found for %s", ErrNotOwned, ip, owner)
 	}
-	a.core.erase(owner, ip)
 	a.core.retryAllocs(a.now())
 	if err := a.unlock().wait(ctx); err != nil {
 		return fmt.Errorf("ipam: free %v: %w", ip, err)
@@ -252,7 +269,7 @@ func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 		return fmt.Errorf("ipam: free all of %s: %w", owner, ErrClosed)
 	}
 	list := slices.Clone(a.core.book.of(owner))
-	if len(list) == 0 {
+	if a.core.dropDoubt(owner, func(addr.Addr) bool { return false }) == 0 && len(list) == 0 {
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: free all: %w: no addresses for %s", ErrNotOwned, owner)
 	}
@@ -348,9 +365,9 @@ func checkOwner(owner string) error {
 	return nil
 }
 
-func checkAddr(p netip.Prefix) error {
-	if !p.IsValid() || !p.Addr().Is4() {
-		return fmt.Errorf("%w - not an IPv4 address with a prefix length: %v", ErrInvalidSubnet, p)
+func (c *core) checkAddr(p netip.Prefix) error {
+	if !p.IsValid() || p.Addr().BitLen() != c.prefix.Addr().BitLen() || p.Addr().Is4In6() {
+		return fmt.Errorf("%w - not an address of the family of %v with a prefix length: %v", ErrInvalidSubnet, c.prefix, p)
 	}
 	return nil
 }

@@ -17,6 +17,9 @@ import (
 // Channel is the gossip channel of the allocator, as in Weave Net 2.8.
 const Channel = "IPallocation"
 
+// Channel6 is the gossip channel of an allocator of IPv6, which Weave Net 2.8 does not have.
+const Channel6 = "IPallocation6"
+
 const (
 	// tick is the time between two attempts to get what is waited for.
 	tick = 5 * time.Second
@@ -29,16 +32,17 @@ const (
 	maxWaiting = 1 << 16
 	// maxOwner is the length of an owner, in bytes.
 	maxOwner = 1024
-	// minBits and maxBits bound the length of an IPv4 prefix: at least 4 addresses, and not everything.
-	minBits, maxBits = 1, 30
+	// minBits is the least length of a prefix: not everything. The longest leaves minHostBits: four addresses.
+	minBits, minHostBits = 1, 2
 )
 
 // Config is what an allocator is made from.
 type Config struct {
-	// Bus carries the gossip, and knows the peers. Required. New joins it as [Channel].
+	// Bus carries the gossip, and knows the peers. Required. New joins it as [Channel], for IPv6 as [Channel6].
 	Bus gossip.Bus
-	// Universe is the range that is divided among the peers, the same at each of them. Required. IPv4, at least 4
-	// addresses, without host bits, and without 255.255.255.255.
+	// Universe is the range that is divided among the peers, the same at each of them. Required. At least 4 addresses,
+	// without host bits, and without the last address of its family. For both families take two allocators, each with a
+	// Store of its own; they share nothing but the Bus.
 	Universe netip.Prefix
 	// DefaultSubnet is what is allocated from when a call names no subnet. It overlaps the universe. Zero means the
 	// universe.
@@ -51,8 +55,13 @@ type Config struct {
 	// Store keeps what must survive. Nil means that nothing does: after a restart addresses may be handed out that are
 	// in use. The caller closes it, after Run has returned.
 	Store Store
-	// Adopt lists addresses found in use on this machine at start. They are claimed before anything is allocated.
+	// Adopt lists addresses found in use on this machine at start. They are claimed before anything is allocated. Those of
+	// the other family are left out.
 	Adopt []Holding
+	// ReclaimAfter is after what time the others take over the space of a peer that is out of reach: the longest that any
+	// peer in reach was given. It is to be longer than any partition in which both sides run on; see reclaim.go. 0 and
+	// less mean that it is never done, neither to us nor by any peer that reaches us. At least a minute.
+	ReclaimAfter time.Duration
 	// Now is the clock, for timers and reports. Nil means time.Now.
 	Now func() time.Time
 	// Rand draws the peers to ask for space. It is used under the allocator's lock. Nil means a random seed.
@@ -114,8 +123,8 @@ func (c Config) withDefaults() (Config, error) {
 	if err := checkSubnet(c.Universe); err != nil {
 		return c, fmt.Errorf("ipam: universe: %w", err)
 	}
-	if addr.FromPrefix(c.Universe).End == addr.From64(1<<32) {
-		return c, fmt.Errorf("ipam: universe: %w %v: must not contain 255.255.255.255", ErrInvalidSubnet, c.Universe)
+	if r := addr.FromPrefix(c.Universe); r.Empty() || r.End == addr.From64(1<<32) {
+		return c, fmt.Errorf("ipam: universe: %w %v: must not contain the last address there is", ErrInvalidSubnet, c.Universe)
 	}
 	if !c.DefaultSubnet.IsValid() {
 		c.DefaultSubnet = c.Universe
@@ -131,6 +140,12 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("ipam: seed: %w", peer.ErrInvalidName)
 		}
 	}
+	switch {
+	case c.ReclaimAfter <= 0:
+		c.ReclaimAfter = 0
+	case c.ReclaimAfter < minReclaim:
+		return c, fmt.Errorf("ipam: reclaim after %v: less than %v", c.ReclaimAfter, minReclaim)
+	}
 	if c.Targets == nil {
 		c.Targets = func() int { return 0 }
 	}
@@ -144,16 +159,19 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// lowest6 returns the addresses of IPv6 whose numbers are those of IPv4. They have not been in use since RFC 4291.
+func lowest6() netip.Prefix { return netip.PrefixFrom(netip.IPv6Unspecified(), 96) }
+
 // checkSubnet tests a prefix for what a subnet must be, in the order and the words of Weave Net 2.8.
 func checkSubnet(p netip.Prefix) error {
 	switch {
 	case !p.IsValid():
 		return fmt.Errorf("%w: %v", ErrInvalidSubnet, p)
-	case !p.Addr().Is4():
-		return fmt.Errorf("%w - only IPv4 is supported: %v", ErrInvalidSubnet, p)
+	case p.Addr().Is4In6() || p.Addr().Is6() && lowest6().Overlaps(p):
+		return fmt.Errorf("%w - an IPv4 address in the form of IPv6: %v", ErrInvalidSubnet, p)
 	case p.Masked() != p:
 		return fmt.Errorf("%w - bits after network prefix are not all zero: %v", ErrInvalidSubnet, p)
-	case p.Bits() < minBits || p.Bits() > maxBits:
+	case p.Bits() < minBits || p.Bits() > p.Addr().BitLen()-minHostBits:
 		return fmt.Errorf("%w - smaller than minimum size 4: %v", ErrInvalidSubnet, p)
 	}
 	return nil

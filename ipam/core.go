@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -19,13 +20,14 @@ import (
 // members is what the allocator asks of the carrier.
 type members interface {
 	reachable(peer.Name) bool
-	count() int // everyone in the mesh, ourselves included
+	count() int         // everyone in the mesh, ourselves included
+	names() []peer.Name // the same, ascending
 }
 
 // core is the allocator as a machine: it changes its state and notes what is to be stored and what to be sent. It has no
 // lock, goroutine or clock; the Allocator owns it under its lock.
 //
-// Invariants: usable is what the ring gives us, less what is contested; free is usable less taken; taken is what the
+// Invariants: usable is what the ring gives us, less what is contested or pending; free is usable less taken; taken is what the
 // book records inside the universe.
 type core struct {
 	me       peer.Name
@@ -56,6 +58,7 @@ type core struct {
 	pause     time.Time              // until then nothing new is given out here, but others get what they ask for; zero: it is
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
 
+	watch    watch
 	waiting  waiting
 	survey   *survey // a takeover that gathers fresh rings
 	released bool
@@ -93,11 +96,14 @@ func (d *dirty) merge(old dirty) {
 	}
 }
 
+// is4 reports whether the universe is one of IPv4.
+func (c *core) is4() bool { return c.prefix.Addr().Is4() }
+
 // hasRing reports whether the peers have a ring, as far as we know.
 func (c *core) hasRing() bool { return !c.ring.Empty() }
 
 // trusted reports whether we may act on what the ring says is ours.
-func (c *core) trusted() bool { return c.hasRing() && c.suspect.IsZero() }
+func (c *core) trusted() bool { return c.hasRing() && c.suspect.IsZero() && !c.watch.fenced }
 
 // giving reports whether new addresses may be given out here now.
 func (c *core) giving() bool { return c.trusted() && c.pause.IsZero() }
@@ -108,12 +114,13 @@ func (c *core) changeRing(next *ring.Ring) {
 		return
 	}
 	c.ring, c.dirty.state = next, true
+	c.keepPending()
 	c.updateUsable()
 }
 
 // updateUsable follows a change of the ring or of the disputes.
 func (c *core) updateUsable() {
-	next := addr.Subtract(c.ring.Owned(c.me), c.contested())
+	next := addr.Subtract(addr.Subtract(c.ring.Owned(c.me), c.contested()), c.pendingRanges())
 	gained, lost := addr.Subtract(next, c.usable), addr.Subtract(c.usable, next)
 	c.usable = next
 	for _, r := range lost {
@@ -177,11 +184,23 @@ func (c *core) used(r addr.Range) bool {
 
 // report tells the ring how much is free. Small differences are not worth a version and a write, unless exact.
 func (c *core) report(exact bool) {
+	if c.watch.fenced {
+		return // what is in use is not known
+	}
 	significant := worthTelling
 	if exact {
 		significant = nil
 	}
-	count := func(r addr.Range) uint64 { return c.free.Count(r).Uint64() }
+	count := func(r addr.Range) uint64 {
+		if t, ok := c.ring.Token(r.Start); ok && c.isPending(r) {
+			return t.Free // not ours to speak of
+		}
+		n := c.free.Count(r)
+		if n.Uint64() == math.MaxUint64 && n != r.Size() {
+			return math.MaxUint64 - 1 // only what is free as a whole is told to be
+		}
+		return n.Uint64()
+	}
 	c.changeRing(c.ring.Report(c.me, count, significant))
 }
 
@@ -220,6 +239,7 @@ func (c *core) forgetNicknames() {
 			delete(c.nicknames, n)
 		}
 	}
+	c.forgetDelays(owners)
 }
 
 // name writes a peer for people.
@@ -252,7 +272,7 @@ func (c *core) change() (ch Change, held dirty) {
 }
 
 func (c *core) saved() savedState {
-	s := savedState{peer: c.me, universe: c.prefix}
+	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, pending: c.watch.pending, delays: c.watch.delays}
 	if c.hasRing() {
 		s.ring = c.ring
 	} else if c.elector != nil {
@@ -265,6 +285,7 @@ func (c *core) saved() savedState {
 func (c *core) gossiped() state {
 	s := state{
 		nicknames: make(map[peer.Name]string, len(c.nicknames)), copyOf: c.me, joins: c.birth.mode != bySeed,
+		delays: c.tellDelays(),
 	}
 	for n, nick := range c.nicknames {
 		s.nicknames[n] = nick

@@ -48,6 +48,11 @@ func (c *core) contested() []addr.Range {
 			all = append(all, l.Range)
 		}
 	}
+	return joined(all)
+}
+
+// joined sorts ranges and joins those that overlap.
+func joined(all []addr.Range) []addr.Range {
 	slices.SortFunc(all, func(a, b addr.Range) int { return a.Start.Compare(b.Start) })
 	var out []addr.Range
 	for _, r := range all {
@@ -139,7 +144,7 @@ func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) 
 func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now time.Time) {
 	old := c.disputes
 	c.disputes = make(map[addr.Addr]*dispute, len(old))
-	changed := false
+	changed, fresh := false, false
 	for at, d := range old {
 		if d.conflict.Rival.Peer == copyOf {
 			changed = true
@@ -152,6 +157,7 @@ func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now ti
 		if before := old[x.Ours.At]; before != nil {
 			d.since = before.since
 		} else {
+			fresh = true
 			c.log.Warn("address range in dispute", "err", x, "with", c.name(x.Rival.Peer))
 		}
 		c.disputes[x.Ours.At] = d
@@ -159,7 +165,9 @@ func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now ti
 	}
 	if changed {
 		c.updateUsable()
-		c.reclaim()
+	}
+	if fresh {
+		c.askRivals(now) // later at every tick: the rival answers with its ring, and that must not make us ask again at once
 	}
 }
 
@@ -183,8 +191,9 @@ func (c *core) settleDisputes() {
 	}
 }
 
-// reclaim asks the rivals for the addresses we use, where we are the weaker side.
-func (c *core) reclaim() {
+// askRivals asks the rivals for the addresses we use, where we are the weaker side, but not for those that they have denied of
+// late.
+func (c *core) askRivals(now time.Time) {
 	for _, d := range c.disputes {
 		if d.conflict.Kind == ring.Inconsistent && c.me < d.conflict.Rival.Peer {
 			continue
@@ -193,6 +202,9 @@ func (c *core) reclaim() {
 		for _, l := range d.conflict.Lost {
 			c.taken.Each(l.Range, func(r addr.Range) bool {
 				for a := r.Start; a.Less(r.End) && left > 0; a = a.Next() {
+					if now.Before(c.waiting.denied[denial{l.To, addr.Single(a)}]) {
+						continue
+					}
 					c.out.request(request{want: addr.Single(a), to: []peer.Name{l.To}})
 					left--
 				}

@@ -42,7 +42,16 @@
 // peer confirms it; how much is free is told in steps; a denial is only believed from the owner, and sends an allocation
 // on to the next peer at once.
 //
-// Only IPv4 is supported so far; the arithmetic inside has 128 bits.
+// # IPv6, and both families
+//
+// A universe of IPv6 is divided by the same rules, over [Channel6] and in a form of its own, so that old peers never see
+// it. For both families take two allocators, each with a Store of its own.
+//
+// # Space of the dead
+//
+// With [Config.ReclaimAfter] the space of peers that are out of reach for that long is taken over without an operator, if a
+// majority agrees, weighed by address space. reclaim.go has the rules, why they are safe, and what they do not cover. It is
+// off unless asked for.
 //
 // # Reading the source
 //

@@ -77,6 +77,7 @@ func (c *core) leaveRing(s state) {
 	c.log.Warn("giving up our ring for another that was born apart", "of", c.name(s.copyOf),
 		"seeds", c.names(s.ring.Seeds), "our_seeds", c.names(c.ring.Seeds), "addresses_to_move", c.taken.Len().Uint64())
 	c.disputes = make(map[addr.Addr]*dispute)
+	c.watch.pending = nil
 	c.changeRing(ring.New(c.universe))
 }
 
@@ -130,7 +131,7 @@ type Stray struct {
 func (c *core) listStrays() []Stray {
 	var out []Stray
 	for _, s := range c.strays(maxStrays) {
-		ip := s.addr.Netip(true)
+		ip := s.addr.Netip(c.is4())
 		owner, _ := c.book.owner(ip)
 		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]
 		out = append(out, Stray{Owner: owner, Addr: ip, Peer: s.owner, Denied: denied})

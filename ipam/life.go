@@ -30,6 +30,7 @@ func newCore(c Config, m members) (*core, error) {
 		joiners:   make(map[peer.Name]struct{}),
 	}
 	k.ring = ring.New(k.universe)
+	k.watch.after = c.ReclaimAfter
 	if c.Birth.mode == byConsensus {
 		k.elector = paxos.New(paxos.Voter{Name: self.Name, UID: self.UID})
 	}
@@ -40,11 +41,11 @@ func newCore(c Config, m members) (*core, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k, k.load(saved)
+	return k, k.load(saved, c.Now())
 }
 
 // load takes over what was stored, if it is ours.
-func (c *core) load(saved Saved) error {
+func (c *core) load(saved Saved, now time.Time) error {
 	if saved.State == nil && len(saved.Holdings) == 0 {
 		return nil
 	}
@@ -61,13 +62,22 @@ func (c *core) load(saved Saved) error {
 	}
 	if s.ring != nil {
 		c.ring, c.elector, c.loaded = s.ring, nil, true
+		c.watch.contact, c.watch.pending, c.watch.delays = s.contact, s.pending, s.delays
+		c.watch.agreed = make(map[peer.Name]struct{})
 		c.updateUsable()
+		if c.wasAway(now) {
+			c.fence()
+		}
 	} else if c.elector != nil && s.claims != nil {
 		c.elector = paxos.Resume(s.voter, s.claims)
 	}
 	for _, h := range saved.Holdings {
 		if _, twice := c.book.owner(h.Addr.Addr()); twice {
 			return fmt.Errorf("ipam: %w: address %v twice", ErrCorrupt, h.Addr)
+		}
+		if c.watch.fenced && c.universe.Contains(addr.FromNetip(h.Addr.Addr())) {
+			c.doubt(h)
+			continue
 		}
 		c.record(h.Owner, h.Addr)
 	}
@@ -77,6 +87,16 @@ func (c *core) load(saved Saved) error {
 		c.dirty.state = true
 	}
 	return nil
+}
+
+// wasAway reports whether others may have taken us for dead since we were last in a majority. A store of before we took
+// note of that says nothing.
+func (c *core) wasAway(now time.Time) bool {
+	w := &c.watch
+	if w.after <= 0 || w.contact.IsZero() || lone(c.ring) && c.ring.Seeds[0] == c.me {
+		return false
+	}
+	return now.Sub(w.contact) >= w.after/2 || now.Before(w.contact)
 }
 
 // birthBySeed makes the ring, if that is how it comes about, and there is none.
@@ -92,6 +112,9 @@ func (c *core) birthBySeed() {
 func (c *core) start(now time.Time) {
 	if c.loaded && !(lone(c.ring) && c.ring.Seeds[0] == c.me) {
 		c.suspect = now.Add(suspicion)
+	}
+	if c.watch.contact.IsZero() {
+		c.watch.contact = now // what we get from now on, nobody has taken from us before
 	}
 	if len(c.waiting.claims) > 0 {
 		c.retry(now)
@@ -109,8 +132,9 @@ func (c *core) tick(now time.Time) {
 	if c.voting {
 		c.pursue()
 	}
+	c.observe(now)
 	c.retry(now)
-	c.reclaim()
+	c.askRivals(now)
 	c.bringHome(now)
 	c.report(false)
 	c.checkSurvey(now)
@@ -120,13 +144,16 @@ func (c *core) tick(now time.Time) {
 func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	c.hearNicknames(s.nicknames)
 	c.noteJoiner(s)
+	c.noteDelays(s)
 	if from != 0 {
 		defer c.surveyed(from, now)
 	}
 	ringBefore, trusted := c.ring, c.trusted()
 	var err error
 	if s.ring != nil {
-		err = c.mergeRing(from, s, now)
+		if err = c.mergeRing(from, s, now); err == nil && from != 0 && from == s.copyOf {
+			c.heardRing(from, s.ring, now)
+		}
 	} else {
 		c.hear(from, s)
 	}

@@ -22,14 +22,19 @@ func TestNewRefuses(t *testing.T) {
 		config ipam.Config
 		want   error
 	}{
-		"no bus":         {ipam.Config{Universe: pfx("10.32.0.0/12")}, nil},
-		"no universe":    {ipam.Config{Bus: bus}, ipam.ErrInvalidSubnet},
-		"host bits":      {ipam.Config{Bus: bus, Universe: pfx("10.32.0.1/12")}, ipam.ErrInvalidSubnet},
-		"too small":      {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/31")}, ipam.ErrInvalidSubnet},
-		"IPv6":           {ipam.Config{Bus: bus, Universe: pfx("fd00::/64")}, ipam.ErrInvalidSubnet},
-		"the end":        {ipam.Config{Bus: bus, Universe: pfx("255.0.0.0/8")}, ipam.ErrInvalidSubnet},
-		"default subnet": {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), DefaultSubnet: pfx("192.168.0.0/24")}, ipam.ErrOutOfRange},
-		"seed":           {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), Birth: ipam.Seed(0)}, peer.ErrInvalidName},
+		"no bus":          {ipam.Config{Universe: pfx("10.32.0.0/12")}, nil},
+		"no universe":     {ipam.Config{Bus: bus}, ipam.ErrInvalidSubnet},
+		"host bits":       {ipam.Config{Bus: bus, Universe: pfx("10.32.0.1/12")}, ipam.ErrInvalidSubnet},
+		"too small":       {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/31")}, ipam.ErrInvalidSubnet},
+		"IPv4 in IPv6":    {ipam.Config{Bus: bus, Universe: pfx("::ffff:10.0.0.0/104")}, ipam.ErrInvalidSubnet},
+		"numbers of IPv4": {ipam.Config{Bus: bus, Universe: pfx("::/64")}, ipam.ErrInvalidSubnet},
+		"small IPv6":      {ipam.Config{Bus: bus, Universe: pfx("fd00::/127")}, ipam.ErrInvalidSubnet},
+		"other family":    {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), DefaultSubnet: pfx("fd00::/64")}, ipam.ErrOutOfRange},
+		"end of IPv6":     {ipam.Config{Bus: bus, Universe: pfx("ff00::/8")}, ipam.ErrInvalidSubnet},
+		"too quick":       {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), ReclaimAfter: time.Second}, nil},
+		"the end":         {ipam.Config{Bus: bus, Universe: pfx("255.0.0.0/8")}, ipam.ErrInvalidSubnet},
+		"default subnet":  {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), DefaultSubnet: pfx("192.168.0.0/24")}, ipam.ErrOutOfRange},
+		"seed":            {ipam.Config{Bus: bus, Universe: pfx("10.32.0.0/12"), Birth: ipam.Seed(0)}, peer.ErrInvalidName},
 	} {
 		_, err := ipam.New(c.config)
 		require.Error(t, err, what)

@@ -20,14 +20,14 @@ func (r receiver) OnUnicast(from peer.Name, msg []byte) error {
 	}
 	switch tag, body := msg[0], msg[1:]; tag {
 	case tagUpdate:
-		s, err := decodeState(body)
+		s, err := r.a.codec.decodeState(body)
 		if err != nil {
 			return err
 		}
 		_, err = r.a.receive(from, s)
 		return err
 	case tagRequest, tagDenied:
-		want, err := decodeRange(body)
+		want, err := r.a.codec.decodeRange(body)
 		if err != nil {
 			return err
 		}
@@ -46,7 +46,7 @@ func (r receiver) OnUnicast(from peer.Name, msg []byte) error {
 // OnBroadcast implements [gossip.Receiver]. What is passed on is our state with the news in it; so it waits until that
 // is stored.
 func (r receiver) OnBroadcast(from peer.Name, msg []byte) (gossip.Data, error) {
-	s, err := decodeState(msg)
+	s, err := r.a.codec.decodeState(msg)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (r receiver) OnBroadcast(from peer.Name, msg []byte) (gossip.Data, error) {
 
 // OnGossip implements [gossip.Receiver]. Nothing is passed on: every peer sends its state at intervals.
 func (r receiver) OnGossip(msg []byte) (gossip.Data, error) {
-	s, err := decodeState(msg)
+	s, err := r.a.codec.decodeState(msg)
 	if err != nil {
 		return nil, err
 	}

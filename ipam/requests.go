@@ -42,7 +42,7 @@ func (c *core) allocate(owner string, subnet netip.Prefix, now time.Time) (netip
 	if c.released {
 		return netip.Prefix{}, nil, fmt.Errorf("ipam: allocate for %s: %w", owner, ErrReleased)
 	}
-	if c.giving() {
+	if c.giving() && !c.inDoubt(owner) {
 		if p, ok := c.take(owner, subnet); ok {
 			return p, nil, nil
 		}
@@ -67,7 +67,7 @@ func (c *core) take(owner string, subnet netip.Prefix) (netip.Prefix, bool) {
 	if !ok {
 		return netip.Prefix{}, false
 	}
-	p := netip.PrefixFrom(a.Netip(true), subnet.Bits())
+	p := netip.PrefixFrom(a.Netip(c.is4()), subnet.Bits())
 	if owner == Anonymous {
 		owner = p.Addr().String()
 	}
@@ -81,7 +81,7 @@ func (c *core) tryAllocate(w *waiter, now time.Time) {
 		w.answer(p, nil)
 		return
 	}
-	if !c.giving() {
+	if !c.giving() || c.inDoubt(w.owner) {
 		return
 	}
 	if p, ok := c.take(w.owner, w.subnet); ok {
@@ -150,7 +150,7 @@ func (c *core) tryClaim(w *waiter) {
 		return
 	}
 	inside := c.universe.Contains(a)
-	if inside && !c.hasRing() {
+	if inside && (!c.hasRing() || c.watch.fenced || c.isPending(addr.Single(a))) {
 		return
 	}
 	if owner := c.ring.Owner(a); inside && owner != c.me {
@@ -188,6 +188,9 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 		}
 		err := fmt.Errorf("ipam: %w: address %v is owned by other peer %s", ErrConflict, w.addr, c.name(from))
 		if sendErr != nil {
+			if w.doubt {
+				continue
+			}
 			if w.unsent++; w.unsent <= claimAttempts {
 				continue
 			}
@@ -196,6 +199,9 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 		if w.adopted {
 			c.log.Warn("address found in use here belongs to another peer", "owner", w.owner, "err", err)
 		}
+		if w.doubt {
+			c.loseDoubt(w)
+		}
 		w.answer(netip.Prefix{}, err)
 	}
 	c.waiting.claims = open(c.waiting.claims)
@@ -203,7 +209,7 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 
 // asked answers a peer that wants space (section 2.7).
 func (c *core) asked(from peer.Name, want addr.Range) {
-	if !c.trusted() || c.released || from == c.me {
+	if !c.trusted() || c.released || from == c.me || c.isPending(want) {
 		return
 	}
 	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {

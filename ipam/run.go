@@ -18,6 +18,7 @@ import (
 // view is our state as others may hear it, with its encoding. It holds nothing that is not stored.
 type view struct {
 	state state
+	told  uint64 // of the core's watch
 
 	mu      sync.Mutex // guards encoded and at
 	encoded []byte
@@ -32,19 +33,19 @@ const encodingAge = 30 * time.Second
 
 // view returns our state as it is now: last itself if it is that already.
 func (c *core) view(last *view) *view {
-	if last != nil && c.hasRing() && last.state.ring == c.ring && maps.Equal(last.state.nicknames, c.nicknames) {
+	if last != nil && c.hasRing() && last.state.ring == c.ring && last.told == c.watch.told && maps.Equal(last.state.nicknames, c.nicknames) {
 		return last
 	}
-	return &view{state: c.gossiped()}
+	return &view{state: c.gossiped(), told: c.watch.told}
 }
 
-func (v *view) encode(now time.Time) []byte {
+func (v *view) encode(now time.Time, form codec) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.encoded == nil || now.Sub(v.at) > encodingAge {
 		s := v.state
 		s.now = now.Unix()
-		v.encoded, v.at = encodeState(s), now
+		v.encoded, v.at = form.encodeState(s), now
 	}
 	return v.encoded
 }
@@ -57,7 +58,7 @@ var _ gossip.Data = live{}
 func (l live) Encode() [][]byte                    { return [][]byte{l.a.encoded()} }
 func (l live) Merge(other gossip.Data) gossip.Data { return l }
 
-func (a *Allocator) encoded() []byte { return a.published.Load().encode(a.now()) }
+func (a *Allocator) encoded() []byte { return a.published.Load().encode(a.now(), a.codec) }
 
 // Run stores, sends and keeps time until ctx ends; then it stores what is left, fails what waits with [ErrClosed], and
 // returns nil. An allocator runs once. That the store fails is no reason to end: callers are told, and it is tried again.
@@ -273,13 +274,13 @@ func (a *Allocator) sendLoop(ctx context.Context) {
 
 func (a *Allocator) send(ctx context.Context, out outbox) {
 	for _, d := range out.denials {
-		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, encodeRange(d.want))) // the asker repeats its request
+		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, a.codec.encodeRange(d.want))) // the asker repeats its request
 	}
 	for _, p := range out.recipients() {
 		_ = a.unicast(ctx, p, encodeUnicast(tagUpdate, a.encoded())) // gossip brings it as well
 	}
 	if len(out.surveys) > 0 {
-		ask := encodeUnicast(tagUpdate, encodeState(state{now: a.now().Unix()}))
+		ask := encodeUnicast(tagUpdate, a.codec.encodeState(state{now: a.now().Unix()}))
 		for _, p := range out.surveys {
 			if a.unicast(ctx, p, ask) != nil {
 				a.mu.Lock()
@@ -295,7 +296,7 @@ func (a *Allocator) send(ctx context.Context, out outbox) {
 
 // ask sends a request to the first peer that it can be sent to.
 func (a *Allocator) ask(ctx context.Context, r request) {
-	msg := encodeUnicast(tagRequest, encodeRange(r.want))
+	msg := encodeUnicast(tagRequest, a.codec.encodeRange(r.want))
 	for _, p := range r.to {
 		err := a.unicast(ctx, p, msg)
 		if err == nil {

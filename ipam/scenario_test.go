@@ -24,6 +24,7 @@ type everybody struct{}
 
 func (everybody) reachable(peer.Name) bool { return true }
 func (everybody) count() int               { return 3 }
+func (everybody) names() []peer.Name       { return nil }
 
 var testTime = time.Unix(1500000000, 0)
 

@@ -11,7 +11,7 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// Status is a snapshot of an allocator. The first fields are those of the report of Weave Net 2.8.
+// Status is a snapshot of an allocator. Numbers of addresses that are larger than a uint64 are the largest one. The first fields are those of the report of Weave Net 2.8.
 type Status struct {
 	Paxos            *Vote          // nil unless a vote is under way
 	Range            string         // the universe
@@ -32,6 +32,9 @@ type Status struct {
 	Faults     []Fault     // rings of others that cannot be merged with ours
 	Strays     []Stray     // addresses in use here that lie in others' pieces
 	Suspect    bool        // the stored ring waits to be confirmed by a peer; nothing new is given out
+	Fenced     bool        // we were away for so long that a majority must confirm the ring; nothing new is given out
+	Reclaiming []Reclaim   // what is taken over from dead peers, and waits for a majority to agree
+	Lost       []Holding   // addresses that were given to others while we were away
 	Released   bool        // the space was given away
 	Commits    uint64      // to the store, successful or not
 	StoreError string      // of the last commit; empty if it went well
@@ -91,6 +94,12 @@ type Fault struct {
 	Times  uint64
 }
 
+// Reclaim is a range of a dead peer that we take over.
+type Reclaim struct {
+	Range string
+	Peer  peer.Name
+}
+
 // Status returns a snapshot.
 func (a *Allocator) Status() Status {
 	a.mu.Lock()
@@ -110,8 +119,13 @@ func (a *Allocator) Status() Status {
 		Faults:        c.listFaults(),
 		Strays:        c.listStrays(),
 		Suspect:       !c.suspect.IsZero(),
+		Fenced:        c.watch.fenced,
+		Lost:          slices.Clone(c.watch.lost),
 		Released:      c.released,
 		Commits:       a.commits,
+	}
+	for _, x := range c.watch.pending {
+		s.Reclaiming = append(s.Reclaiming, Reclaim{prefixString(x.Range), x.from})
 	}
 	s.ForeignIPs = len(c.book.owners) - s.ActiveIPs
 	if c.voting {
@@ -163,13 +177,22 @@ func (c *core) peerSpace() []PeerSpace {
 			index[p.Peer] = i
 			out = append(out, PeerSpace{Peer: p.Peer, Nickname: c.nicknames[p.Peer], Reachable: c.known(p.Peer)})
 		}
-		out[i].IPs += p.Size().Uint64()
+		out[i].IPs = sumUp(out[i].IPs, p.Size().Uint64())
 	}
 	for _, t := range c.ring.Tokens {
-		out[index[t.Peer]].Free += t.Free
+		x := &out[index[t.Peer]]
+		x.Free = sumUp(x.Free, t.Free)
 	}
 	slices.SortFunc(out, func(a, b PeerSpace) int { return cmp.Compare(a.Peer, b.Peer) })
 	return out
+}
+
+// sumUp adds, up to the largest number.
+func sumUp(a, b uint64) uint64 {
+	if sum := a + b; sum >= a {
+		return sum
+	}
+	return math.MaxUint64
 }
 
 func (c *core) listDisputes() []Dispute {
@@ -198,6 +221,8 @@ func (c *core) listFaults() []Fault {
 // stateLine words the state as section 6 does.
 func (c *core) stateLine(s Status) string {
 	switch {
+	case s.Fenced:
+		return "away for long: waiting for a majority of the address space to confirm the ring - use 'rmpeer' for dead peers"
 	case len(s.Peers) > 0 && !slices.ContainsFunc(s.Peers, func(p PeerSpace) bool { return p.Reachable }):
 		return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
 	case len(s.Peers) > 0 && len(s.PendingAllocates) > 0:

@@ -64,6 +64,12 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	}
 	before := c.free.Len()
 	won := c.winDisputes(from)
+	for _, x := range c.watch.pending {
+		if x.from == from { // the operator knows that it is dead
+			c.dropPending(x.Range)
+			won = true
+		}
+	}
 	next, moved := c.ring.Transfer(from, c.me)
 	if len(moved) == 0 && !won {
 		return 0, nil
@@ -84,7 +90,7 @@ func (c *core) winDisputes(gone peer.Name) (won bool) {
 		if rival.Peer != gone {
 			continue
 		}
-		version := max(rival.Version, rival.Version+ring.TakeoverStep) // the former if the latter wraps
+		version := max(rival.Version, rival.Version+ring.ReclaimStep) // the former if the latter wraps
 		if next, err := c.ring.Assert(c.me, rival.At, version); err == nil {
 			c.changeRing(next)
 			won = true
@@ -103,6 +109,9 @@ func (c *core) release(known []peer.Name) {
 	c.waiting.fail(fmt.Errorf("ipam: %w", ErrReleased))
 	c.voting, c.elector = false, nil
 	c.disputes = make(map[addr.Addr]*dispute)
+	for _, x := range c.watch.pending {
+		c.yield(x, x.from)
+	}
 	c.dirty.state = true
 	if heir := c.heir(known); heir != 0 {
 		next, _ := c.ring.Transfer(c.me, heir)
@@ -173,6 +182,9 @@ func (c *core) find(text string) (name peer.Name, ok bool, err error) {
 // adopt claims what was found in use at start.
 func (c *core) adopt(list []Holding) {
 	for _, h := range list {
+		if h.Addr.Addr().Unmap().Is4() != c.is4() {
+			continue
+		}
 		w := newWaiter(h.Owner)
 		w.addr, w.adopted = netip.PrefixFrom(h.Addr.Addr().Unmap(), h.Addr.Bits()), true
 		if c.tryClaim(w); !w.answered {

@@ -28,6 +28,7 @@ type waiter struct {
 	addr     netip.Prefix // what to claim
 	unsent   int          // how often the request could not be sent
 	adopted  bool         // a claim of the start, for which nobody waits
+	doubt    bool         // a claim of what we had before a long absence; adopted as well
 	answered bool
 	result   netip.Prefix
 	err      error

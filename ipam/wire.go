@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -67,7 +68,8 @@ type wireState struct {
 	Nicknames map[uint64]string
 	Paxos     map[wireVoter]wireClaim
 	Ring      *wireRing
-	Joins     bool // not known to Weave Net, which ignores it; see join.go
+	Joins     bool              // not known to Weave Net, which ignores it; see join.go
+	Reclaim   map[uint64]uint64 // the same; seconds, by peer; see reclaim.go
 }
 
 type wireRange struct{ Start, End uint64 }
@@ -79,6 +81,15 @@ type wireSaved struct {
 	Ring     *wireRing
 	Voter    wireVoter
 	Paxos    map[wireVoter]wireClaim
+	Ring6    []byte // of IPv6, as in wire6.go
+	Contact  int64  // Unix seconds
+	Pending  []wirePending
+	Reclaim  map[uint64]uint64
+}
+
+type wirePending struct {
+	From       uint64
+	Start, End [2]uint64
 }
 
 // state is a gossiped state, decoded.
@@ -89,6 +100,7 @@ type state struct {
 	ring      *ring.Ring   // nil: the sender has none
 	copyOf    peer.Name    // the peer whose copy of the ring this is; 0 if it does not say
 	joins     bool         // the sender changes over to a better ring; only with a ring
+	delays    map[peer.Name]time.Duration
 }
 
 // savedState is what the store keeps apart from holdings.
@@ -98,7 +110,26 @@ type savedState struct {
 	ring     *ring.Ring // nil: none yet
 	voter    paxos.Voter
 	claims   paxos.Claims // nil: none
+	contact  time.Time    // see watch; in whole seconds
+	pending  []claimed
+	delays   map[peer.Name]time.Duration
 }
+
+// codec is a form of messages.
+type codec interface {
+	encodeState(state) []byte
+	decodeState([]byte) (state, error)
+	encodeRange(addr.Range) []byte
+	decodeRange([]byte) (addr.Range, error)
+}
+
+// gobCodec is the form of Weave Net 2.8.
+type gobCodec struct{}
+
+func (gobCodec) encodeState(s state) []byte               { return encodeState(s) }
+func (gobCodec) decodeState(b []byte) (state, error)      { return decodeState(b) }
+func (gobCodec) encodeRange(r addr.Range) []byte          { return encodeRange(r) }
+func (gobCodec) decodeRange(b []byte) (addr.Range, error) { return decodeRange(b) }
 
 func encode(v any) []byte {
 	var buf bytes.Buffer
@@ -116,7 +147,7 @@ func decode(b []byte, v any) error {
 }
 
 func encodeState(s state) []byte {
-	w := wireState{Now: s.now, Nicknames: make(map[uint64]string, len(s.nicknames))}
+	w := wireState{Now: s.now, Nicknames: make(map[uint64]string, len(s.nicknames)), Reclaim: toWireDelays(s.delays)}
 	for n, nick := range s.nicknames {
 		w.Nicknames[uint64(n)] = nick
 	}
@@ -131,11 +162,11 @@ func encodeState(s state) []byte {
 // decodeState reads a state. Gob makes room for as many entries of a map as the message says it has, if the map is nil;
 // so none is, and whether the votes are absent is found out by a second look when there are none.
 func decodeState(b []byte) (state, error) {
-	w := wireState{Nicknames: map[uint64]string{}, Paxos: map[wireVoter]wireClaim{}}
+	w := wireState{Nicknames: map[uint64]string{}, Paxos: map[wireVoter]wireClaim{}, Reclaim: map[uint64]uint64{}}
 	if err := decode(b, &w); err != nil {
 		return state{}, fmt.Errorf("ipam: decode state: %w", err)
 	}
-	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames))}
+	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames)), delays: fromWireDelays(w.Reclaim)}
 	for n, nick := range w.Nicknames {
 		if name, err := peer.FromUint64(n); err == nil && len(nick) <= math.MaxUint8 {
 			s.nicknames[name] = nick
@@ -230,6 +261,31 @@ func fromWireNames(list []uint64) ([]peer.Name, error) {
 	return names, nil
 }
 
+func toWireDelays(delays map[peer.Name]time.Duration) map[uint64]uint64 {
+	if len(delays) == 0 {
+		return nil
+	}
+	w := make(map[uint64]uint64, len(delays))
+	for p, d := range delays {
+		w[uint64(p)] = uint64(d / time.Second)
+	}
+	return w
+}
+
+// fromWireDelays leaves out what makes no sense.
+func fromWireDelays(w map[uint64]uint64) map[peer.Name]time.Duration {
+	if len(w) == 0 {
+		return nil
+	}
+	delays := make(map[peer.Name]time.Duration, len(w))
+	for n, s := range w {
+		if p, err := peer.FromUint64(n); err == nil && s > 0 && s < math.MaxInt64/uint64(time.Second) {
+			delays[p] = time.Duration(s) * time.Second
+		}
+	}
+	return delays
+}
+
 func toWireVoter(v paxos.Voter) wireVoter { return wireVoter{uint64(v.Name), uint64(v.UID)} }
 
 func fromWireVoter(w wireVoter) paxos.Voter {
@@ -284,14 +340,25 @@ func encodeSaved(s savedState) []byte {
 		Voter:    toWireVoter(s.voter),
 		Paxos:    toWireClaims(s.claims),
 	}
-	if s.ring != nil {
+	switch {
+	case s.ring == nil:
+	case s.universe.Addr().Is4():
 		w.Ring = toWireRing(s.ring, s.peer)
+	default:
+		w.Ring6 = appendRing(nil, s.ring, s.peer)
 	}
+	if !s.contact.IsZero() {
+		w.Contact = s.contact.Unix()
+	}
+	for _, x := range s.pending {
+		w.Pending = append(w.Pending, wirePending{uint64(x.from), x.Start.Words(), x.End.Words()})
+	}
+	w.Reclaim = toWireDelays(s.delays)
 	return encode(w)
 }
 
 func decodeSaved(b []byte) (savedState, error) {
-	w := wireSaved{Paxos: map[wireVoter]wireClaim{}}
+	w := wireSaved{Paxos: map[wireVoter]wireClaim{}, Reclaim: map[uint64]uint64{}}
 	if err := gob.NewDecoder(bytes.NewReader(b)).Decode(&w); err != nil {
 		return savedState{}, fmt.Errorf("%w: state: %w", ErrCorrupt, err)
 	}
@@ -301,13 +368,26 @@ func decodeSaved(b []byte) (savedState, error) {
 		return savedState{}, fmt.Errorf("%w: universe: %w", ErrCorrupt, err)
 	}
 	if w.Ring != nil && len(w.Ring.Entries) > 0 {
-		if s.ring, err = fromWireRing(w.Ring); err == nil {
-			err = s.ring.Check()
-		}
-		if err != nil {
-			return savedState{}, fmt.Errorf("%w: ring: %w", ErrCorrupt, err)
-		}
+		s.ring, err = fromWireRing(w.Ring)
+	} else if len(w.Ring6) > 0 {
+		d := reader{b: w.Ring6}
+		s.ring, _ = d.ring()
+		err = d.end("ring")
 	}
+	if err == nil && s.ring != nil {
+		err = s.ring.Check()
+	}
+	if err != nil {
+		return savedState{}, fmt.Errorf("%w: ring: %w", ErrCorrupt, err)
+	}
+	if w.Contact != 0 {
+		s.contact = time.Unix(w.Contact, 0)
+	}
+	for _, x := range w.Pending {
+		r := addr.Range{Start: addr.FromWords(x.Start), End: addr.FromWords(x.End)}
+		s.pending = append(s.pending, claimed{peer.Name(x.From), r})
+	}
+	s.delays = fromWireDelays(w.Reclaim)
 	if len(w.Paxos) > 0 {
 		if s.claims, err = fromWireClaims(w.Paxos); err != nil {
 			return savedState{}, fmt.Errorf("%w: votes: %w", ErrCorrupt, err)
@@ -380,8 +460,9 @@ func fromWeave(name uint64, w *wireRing, owned map[string]weaveOwned) (Saved, er
 
 // prefixOf returns the prefix that r is, if it is one.
 func prefixOf(r addr.Range) (netip.Prefix, bool) {
-	for bits := 0; bits <= 32; bits++ {
-		p := netip.PrefixFrom(r.Start.Netip(true), bits).Masked()
+	start := r.Start.Netip(r.End.Words()[0] == 0 && r.End.Uint64() <= 1<<32)
+	for bits := 0; bits <= start.BitLen(); bits++ {
+		p := netip.PrefixFrom(start, bits).Masked()
 		if addr.FromPrefix(p) == r {
 			return p, true
 		}

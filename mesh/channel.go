@@ -24,6 +24,7 @@ type channel struct {
 	router   *Router
 	work     laneQueue
 	stats    channelCounters
+	ended    chan struct{} // closed when run has returned
 
 	mu     sync.Mutex
 	inbox  []message
@@ -44,7 +45,7 @@ type channelCounters struct {
 func newChannel(r *Router, name string, recv gossip.Receiver) *channel {
 	return &channel{
 		name: name, receiver: recv, router: r,
-		signal: make(chan struct{}, 1), work: laneQueue{signal: make(chan struct{}, 1)},
+		signal: make(chan struct{}, 1), work: laneQueue{signal: make(chan struct{}, 1)}, ended: make(chan struct{}),
 	}
 }
 
@@ -167,6 +168,15 @@ func (c *channel) wake() {
 	}
 }
 
+// run calls the application until ctx ends.
+func (c *channel) run(ctx context.Context) {
+	defer close(c.ended)
+	var encoder sync.WaitGroup
+	encoder.Go(func() { c.encode(ctx) })
+	c.serve(ctx)
+	encoder.Wait()
+}
+
 // serve calls the receiver until ctx ends.
 func (c *channel) serve(ctx context.Context) {
 	for {
@@ -186,6 +196,9 @@ func (c *channel) serve(ctx context.Context) {
 			c.handle(m)
 		}
 		for _, name := range gone {
+			if ctx.Err() != nil {
+				return
+			}
 			c.call("peer gone", func() (gossip.Data, error) { c.receiver.OnPeerGone(name); return nil, nil })
 		}
 		if all || len(states) > 0 {

@@ -42,7 +42,7 @@ type Config struct {
 	DefaultPort uint16
 	// ConnLimit is how many connections we want at most. Zero means 200, negative no limit. It shapes and does not refuse: a
 	// newcomer always gets in, and some connection that the mesh can do without is closed. In a mesh with more peers than
-	// that, a peer dials others only until it has a third of the limit, five at least, so that there is room. Less than 3 means 3.
+	// that, a peer dials others only until it has a third of the limit, four at least, so that there is room. Less than 3 means 3.
 	ConnLimit int
 	// NoDiscovery means to connect to targets only, not to peers that others tell of.
 	NoDiscovery bool

@@ -34,6 +34,9 @@ const (
 	entryHasPort    = 1 << 1
 )
 
+// maxEntryHead is the most that appendEntry appends besides nickname and connections, in bytes.
+const maxEntryHead = peer.NameSize + 8 + 2*binary.MaxVarintLen64 + 1 + 2 + 2 + 1
+
 // appendEntry appends the entry as it goes in deltaEntries.
 func appendEntry(b []byte, e *entry) []byte {
 	b = e.name.AppendBytes(b)
@@ -109,8 +112,9 @@ func parseEntries(b []byte, known func(peer.Name) *entry) (fresh []*entry, old [
 		if flags&entryHasPort != 0 {
 			head.port = binary.BigEndian.Uint16(c.next(2))
 		}
-		nickname := c.next(uint64(c.next(1)[0]))
-		conns := c.next(c.uvarint())
+		rest := c.b
+		nickname := len(c.next(uint64(c.next(1)[0])))
+		conns := len(c.next(c.uvarint()))
 		if c.bad || head.shortID > peer.MaxShortID {
 			return nil, nil, fmt.Errorf("%w: topology delta", errMalformed)
 		}
@@ -118,12 +122,13 @@ func parseEntries(b []byte, known func(peer.Name) *entry) (fresh []*entry, old [
 			old = append(old, stamp{head.name, head.uid, head.version})
 			continue
 		}
-		list := connList(conns)
+		text := string(rest[1 : len(rest)-len(c.b)]) // one copy for both, as there are many entries
+		list := connList(text[len(text)-conns:])
 		if _, err := list.check(); err != nil {
 			return nil, nil, err
 		}
 		fresh = append(fresh, &entry{
-			name: head.name, uid: head.uid, version: head.version, nickname: string(nickname), port: head.port,
+			name: head.name, uid: head.uid, version: head.version, nickname: text[:nickname], port: head.port,
 			shortID: head.shortID, hasShortID: head.hasShortID, conns: list,
 		})
 	}

@@ -18,6 +18,9 @@ const (
 	retryFirst = 2 * time.Second
 	retryMax   = 6 * time.Minute
 	longLived  = time.Minute
+	// retryDirectMax is the longest for targets of the operator that do not answer: over these a mesh that was cut in two
+	// finds together again, within two gossip intervals.
+	retryDirectMax = 20 * time.Second
 	// maxAttempts bounds how many learned addresses are dialled at a time.
 	maxAttempts = 32
 	// maxLimitedAttempts is the same if there is a limit on connections: those that others make meanwhile count too.
@@ -230,7 +233,9 @@ func (d *dialer) validDirect(e endpoint, key string, s situation) bool {
 			}
 		}
 	}
-	return !(s.content && answered != 0 && s.reachable(answered))
+	t := d.targets[key]
+	content := s.content || t != nil && errors.Is(t.err, ErrLimit) // it has no room for us, and others have
+	return !(content && answered != 0 && s.reachable(answered))
 }
 
 func connectedTo(links []linkInfo, addr netip.AddrPort) bool {
@@ -323,9 +328,17 @@ func (d *dialer) ended(key string, err error, now time.Time) {
 
 // later sets the next attempt (section 7.3).
 func (d *dialer) later(t *target, now time.Time) {
+	longest := retryMax
+	if t.direct && !refused(t.err) {
+		longest = retryDirectMax
+	}
+	t.interval = min(t.interval, longest)
 	t.next = now.Add(t.interval/2 + time.Duration(d.random(int64(t.interval))))
-	t.interval = min(t.interval*3/2, retryMax)
+	t.interval = min(t.interval*3/2, longest)
 }
+
+// refused reports whether an attempt has found somebody who will not have us.
+func refused(err error) bool { return errors.Is(err, ErrPassword) || errors.Is(err, ErrIncompatible) }
 
 // due returns when the next target is to be dialled; zero if none waits.
 func (d *dialer) due() (next time.Time) {

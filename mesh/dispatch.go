@@ -222,15 +222,17 @@ func (r *Router) encodeTopology(l *link, w work) [][]byte {
 const maxUpdate = 4 << 20
 
 func encodeDeltas(entries []*entry) (messages [][]byte) {
-	b := []byte{tagDelta, deltaEntries}
-	for _, e := range entries {
-		if b = appendEntry(b, e); len(b) > maxUpdate {
-			messages = append(messages, b)
-			b = []byte{tagDelta, deltaEntries}
+	for len(entries) > 0 {
+		n, size := 0, 2
+		for n < len(entries) && size < maxUpdate {
+			size += maxEntryHead + len(entries[n].nickname) + len(entries[n].conns)
+			n++
 		}
-	}
-	if len(b) > 2 {
-		messages = append(messages, b)
+		b := append(make([]byte, 0, size), tagDelta, deltaEntries)
+		for _, e := range entries[:n] {
+			b = appendEntry(b, e)
+		}
+		messages, entries = append(messages, b), entries[n:]
 	}
 	return messages
 }

@@ -10,7 +10,7 @@
 // # What it does with faults
 //
 // A channel's receiver that fails, panics or blocks hurts its own channel: it has goroutines and bounded queues of its own,
-// and connections never wait for it. A peer that sends what cannot be decoded loses its connection. A peer that is silent,
+// and connections never wait for it. Only one that never returns outlives Run, which then says so (ErrReceiver). A peer that sends what cannot be decoded loses its connection. A peer that is silent,
 // or takes nothing, for a minute loses it too. Everything that comes from others is bounded: messages by 10 MiB, the peers
 // of a topology by 16384, channels that are only passed on by 64.
 //
@@ -32,6 +32,8 @@
 //   - A peer that connects with another UID than before replaces its old connection, whatever the connection ids.
 //   - Names of all zeros, public keys of low order, short ids above 4095 and versions near overflow are refused or ignored.
 //   - The connection limit shapes and does not refuse (shape.go). A target that leads to a connected peer is not dialled.
+//   - Targets of the operator that do not answer are dialled every 10 to 30 s at the latest; Weave Net waits up to 9 minutes.
+//   - Attempts to connect, and questions for a host name, end after 10 s.
 //   - Unicasts do not go back where they came from, nor do broadcasts of unknown channels.
 //
 // # Reading the source

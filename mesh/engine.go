@@ -33,11 +33,14 @@ type engine struct {
 	runs  map[peer.Name]formerRun // runs of peers that were replaced by later ones
 
 	past       []EndedStatus // connections that have ended lately
+	clones     []CloneStatus // other runs under our name, the latest one last
 	ownChanged bool          // our links have changed: our entry has to follow, and the view
 	updates    map[peer.Name]struct{}
 	lastSize   int           // how many peers the dialer saw last
 	grownAt    time.Time     // when that changed
 	routesCost time.Duration // of the last graph
+	dist       []int32       // steps to each peer of the graph, if far is set
+	far        int           // dial peers further away than so many steps first; zero: any
 
 	// When something is due; zero if it is not.
 	routesAt, collectAt, updateAt, flushAt, gossipAt, digestAt, dialAt, shedAt time.Time
@@ -261,7 +264,7 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 		return
 	}
 	if m.foreign != nil {
-		e.r.cfg.Log.Info("heard of another run of ours", "uid", m.foreign.uid, "version", m.foreign.version, "from", l.remote())
+		e.noteClone(m.foreign, l.remote(), now)
 		e.announce(now, e.r.cfg.Name)
 	}
 	e.omit(l, m, old)

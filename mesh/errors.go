@@ -16,6 +16,8 @@ var (
 	ErrLimit = errors.New("connection limit")
 	// ErrClosed is wrapped by errors of calls on a router that does not run any more.
 	ErrClosed = errors.New("router is not running")
+	// ErrReceiver is wrapped by the error of Run if a receiver did not return from a call.
+	ErrReceiver = errors.New("the receiver does not return")
 
 	errMalformed  = errors.New("malformed message")
 	errSelf       = errors.New("connected to ourselves")

@@ -11,6 +11,15 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
+// wait looks again and again until something is so.
+func wait(so func() bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		<-tick.C
+	}
+}
+
 // Two peers find each other: one listens, the other is told where.
 func Example() {
 	ctx, stop := context.WithCancel(context.Background())
@@ -23,16 +32,12 @@ func Example() {
 			panic(err)
 		}
 		wg.Go(func() { _ = r.Run(ctx) })
-		for !r.Addr().IsValid() {
-			time.Sleep(time.Millisecond)
-		}
+		wait(func() bool { return r.Addr().IsValid() })
 		return r
 	}
 	one := run(mesh.Config{Name: peer.MustParse("0a::1"), Nickname: "one"})
 	two := run(mesh.Config{Name: peer.MustParse("0a::2"), Nickname: "two", Targets: []string{one.Addr().String()}})
-	for len(two.Members()) < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	wait(func() bool { return len(two.Members()) == 2 })
 	for _, m := range two.Members() {
 		fmt.Println(m.Name, m.Nickname)
 	}

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"strings"
@@ -76,6 +77,55 @@ func FuzzMessages(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, hex.EncodeToString(m.payload), hex.EncodeToString(again.payload))
 		require.Equal(t, []any{string(m.channel), m.src, m.dst}, []any{string(again.channel), again.src, again.dst})
+	})
+}
+
+// FuzzFrames reads a stream of frames. What it holds comes out as it would go in again.
+func FuzzFrames(f *testing.F) {
+	for _, v := range vectors(f, "plain-frames-v") {
+		var want struct {
+			Frames []struct {
+				Frame hexBytes `json:"frame_hex"`
+			}
+			Pieces []struct {
+				Stream hexBytes `json:"stream_hex"`
+			} `json:"stream_pieces"` // of version 1
+		}
+		require.NoError(f, json.Unmarshal(v.Expected, &want))
+		var stream []byte
+		for _, w := range want.Frames {
+			stream = append(stream, w.Frame...)
+		}
+		for _, w := range want.Pieces {
+			stream = append(stream, w.Stream...)
+		}
+		require.NotEmpty(f, stream)
+		f.Add(stream, v.ID == "plain-frames-v1")
+	}
+	f.Fuzz(func(t *testing.T, stream []byte, gob bool) {
+		version := map[bool]int{true: 1, false: 2}[gob]
+		r := newFrameReader(bytes.NewReader(stream))
+		r.version = version
+		out := &frameWriter{version: version}
+		var again []byte
+		var messages [][]byte
+		for {
+			msg, err := r.next()
+			if err != nil {
+				break
+			}
+			messages = append(messages, msg)
+			if again, err = out.append(again, msg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r = newFrameReader(bytes.NewReader(again))
+		r.version = version
+		for _, msg := range messages {
+			got, err := r.next()
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(msg, got))
+		}
 	})
 }
 

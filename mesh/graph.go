@@ -169,6 +169,24 @@ func (g *graph) reachable() []bool {
 	return reached
 }
 
+// distances returns how many steps away each peer is, over any listed connections; 0 for those out of reach.
+func (g *graph) distances() []int32 {
+	dist := make([]int32, len(g.entries))
+	level, next := []int32{g.self}, []int32(nil)
+	for steps := int32(1); len(level) > 0; steps++ {
+		for _, p := range level {
+			for _, q := range g.all[p] {
+				if dist[q] == 0 && q != g.self {
+					dist[q] = steps
+					next = append(next, q)
+				}
+			}
+		}
+		level, next = next, level[:0]
+	}
+	return dist
+}
+
 // next returns the neighbour through which a table leads to dst.
 func (g *graph) next(table []int32, dst peer.Name) (hop peer.Name, ok bool) {
 	i, known := g.index[dst]

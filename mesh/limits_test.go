@@ -1,6 +1,9 @@
 package mesh
 
 import (
+	"context"
+	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,4 +51,84 @@ func TestVectorSurrogate(t *testing.T) {
 			require.Len(t, s.channels["ch"].seen, len(w.Remember))
 		}
 	})
+}
+
+// TestLimit joins 300 peers with a limit of 8, in any order: all get in, the graph is connected and shallow, and nobody
+// stays above the limit for long.
+func TestLimit(t *testing.T) {
+	const limit = 8
+	for _, tt := range []struct {
+		name  string
+		peers int
+		pause time.Duration // between two that join
+		via   func(s *simulation, i int) int
+	}{
+		{"all at once through the first", 300, 0, func(*simulation, int) int { return 1 }},
+		{"all at once through any", 300, 0, func(s *simulation, i int) int { return 1 + s.random.IntN(i-1) }},
+		{"one after the other through the one before", 150, 300 * time.Millisecond, func(_ *simulation, i int) int { return i - 1 }},
+		{"slowly through the first", 50, 7 * time.Second, func(*simulation, int) int { return 1 }},
+	} {
+		if testing.Short() {
+			tt.peers /= 3
+		}
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSimulation(t)
+				s.random = rand.New(rand.NewPCG(1, 1))
+				s.configure = func(i int, c *Config) {
+					c.ConnLimit, c.Targets = limit, nil
+					if i > 1 {
+						c.Targets = []string{host(tt.via(s, i)).String()}
+					}
+				}
+				above := s.watchLimit(limit)
+				for i := 1; i <= tt.peers; i++ {
+					s.start(i)
+					time.Sleep(tt.pause)
+				}
+				s.agree(2 * time.Minute)
+				time.Sleep(30 * time.Second) // settled: it may add links that make it shallow
+				s.agree(20 * time.Second)
+				most, diameter := s.shape()
+				t.Logf("%d peers: at most %d links, diameter %d", tt.peers, most, diameter)
+				require.LessOrEqual(t, most, limit)
+				if diameter > 7 {
+					t.Errorf("diameter")
+				}
+				s.start(tt.peers + 1)
+				s.agree(20 * time.Second)
+				require.Less(t, above(), 20*time.Second) // accepting 300 takes one 14 s
+				s.stop()
+			})
+		})
+	}
+}
+
+// watchLimit looks at all peers, often. The function it returns ends that, and says for how long one was above the limit
+// at a stretch.
+func (s *simulation) watchLimit(limit int) (end func() time.Duration) {
+	const often = 250 * time.Millisecond
+	ctx, cancel := context.WithCancel(s.t.Context())
+	result := make(chan time.Duration, 1)
+	go func() {
+		since, longest := map[*running]time.Duration{}, time.Duration(0)
+		for sleep(ctx, often) {
+			s.mu.Lock()
+			rs := slices.Clone(s.rs)
+			s.mu.Unlock()
+			for _, r := range rs {
+				if len(r.view.Load().links) <= limit {
+					delete(since, r)
+					continue
+				}
+				since[r] += often
+				longest = max(longest, since[r])
+			}
+		}
+		result <- longest
+	}()
+	return func() time.Duration {
+		cancel()
+		return <-result
+	}
 }

@@ -87,7 +87,8 @@ func (l *link) run() error {
 		err = l.read()
 		l.router.do(func(e *engine) { e.removeLink(l, l.reason(err)) })
 	}
-	l.fail(err)
+	reason := l.reason(err)
+	l.fail(reason)
 	stop()
 	_ = l.conn.Close()
 	l.out.close()
@@ -98,13 +99,16 @@ func (l *link) run() error {
 	if l.bundle != nil {
 		l.bundle.Close()
 	}
-	return l.reason(err)
+	return reason
 }
 
 // reason returns why the link has ended: what somebody gave to fail, else err.
 func (l *link) reason(err error) error {
 	if cause := context.Cause(l.ctx); cause != nil {
 		return cause
+	}
+	if refused(err) {
+		return err
 	}
 	if closedByRemote(err) {
 		return fmt.Errorf("%w: %w", errPeerClosed, err)

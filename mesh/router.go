@@ -19,6 +19,11 @@ import (
 const (
 	topologyChannel = "topology"
 	maxSetUps       = 256 // inbound connections in introduction at a time
+	maxAddresses    = 16  // of a host name, that are tried
+	resolveLimit    = 10 * time.Second
+	dialLimit       = 10 * time.Second // for each address
+	// receiverPatience is how long Run waits, at its end, for receivers that are in a call.
+	receiverPatience = 10 * time.Second
 )
 
 // Router is one peer of a mesh. It is safe for concurrent use.
@@ -109,8 +114,9 @@ func (r *Router) Join(name string, recv gossip.Receiver) (gossip.Sender, error) 
 }
 
 // Run takes part in the mesh until ctx ends. It listens first: if the port is taken, the error wraps
-// [syscall.EADDRINUSE]. When it returns, no goroutine of the router runs any more, and no connection is open; so it waits
-// for receivers that are in a call. A router runs once.
+// [syscall.EADDRINUSE]. When it returns, no connection is open, and no goroutine of the router runs any more; so it waits
+// for receivers that are in a call. One that does not return for ten seconds cannot be ended: then Run returns an error
+// that wraps [ErrReceiver] and names the channel, and the goroutine ends when the receiver returns. A router runs once.
 func (r *Router) Run(ctx context.Context) error {
 	r.mu.Lock()
 	again := r.running.Swap(true)
@@ -129,18 +135,16 @@ func (r *Router) Run(ctx context.Context) error {
 		addr := addrPortOf(listener.Addr())
 		r.addr.Store(&addr)
 	}
-	r.runEngine(ctx, listener)
-	return nil
+	return r.runEngine(ctx, listener)
 }
 
-func (r *Router) runEngine(ctx context.Context, listener net.Listener) {
+func (r *Router) runEngine(ctx context.Context, listener net.Listener) error {
 	e := newEngine(r, ctx)
 	engineCtx, stopEngine := context.WithCancel(context.Background())
 	defer stopEngine()
 	var inner, outer sync.WaitGroup
 	for _, c := range r.channels {
-		outer.Go(func() { c.serve(ctx) })
-		outer.Go(func() { c.encode(ctx) })
+		go c.run(ctx)
 	}
 	outer.Go(func() { e.run(engineCtx) })
 	if listener != nil {
@@ -156,6 +160,27 @@ func (r *Router) runEngine(ctx context.Context, listener net.Listener) {
 	r.links.Wait() // links need the engine to say good-bye to
 	stopEngine()
 	outer.Wait()
+	return r.awaitReceivers()
+}
+
+// awaitReceivers waits for the goroutines of channels, which may be in a call into the application.
+func (r *Router) awaitReceivers() error {
+	patience, cancel := context.WithTimeout(context.Background(), receiverPatience)
+	defer cancel()
+	var errs []error
+	for _, c := range r.channels {
+		select {
+		case <-c.ended:
+			continue
+		default:
+		}
+		select {
+		case <-c.ended:
+		case <-patience.Done():
+			errs = append(errs, fmt.Errorf("mesh: channel %s: %w", c.name, ErrReceiver))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // spawn starts a goroutine for a link, unless the router ends.
@@ -235,7 +260,7 @@ func (r *Router) reach(ctx context.Context, t *target) (*link, error) {
 	addrs := []netip.Addr{t.endpoint.addr}
 	if !t.endpoint.addr.IsValid() {
 		var err error
-		if addrs, err = r.cfg.Network.Resolve(ctx, t.endpoint.host); err != nil {
+		if addrs, err = r.resolve(ctx, t.endpoint.host); err != nil {
 			return nil, fmt.Errorf("resolve %s: %w", t.endpoint.host, err)
 		}
 		r.do(func(e *engine) { e.r.dial.resolved[t.key] = addrs })
@@ -246,13 +271,26 @@ func (r *Router) reach(ctx context.Context, t *target) (*link, error) {
 	}
 	var errs []error
 	for _, a := range addrs {
-		c, err := r.cfg.Network.Dial(ctx, r.cfg.Listen.Addr(), netip.AddrPortFrom(a.Unmap(), port))
+		c, err := r.dialAddr(ctx, netip.AddrPortFrom(a.Unmap(), port))
 		if err == nil {
 			return newLink(ctx, r, c, t), nil
 		}
 		errs = append(errs, err)
 	}
 	return nil, errors.Join(errs...)
+}
+
+func (r *Router) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, resolveLimit)
+	defer cancel()
+	addrs, err := r.cfg.Network.Resolve(ctx, host)
+	return addrs[:min(len(addrs), maxAddresses)], err
+}
+
+func (r *Router) dialAddr(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	return r.cfg.Network.Dial(ctx, r.cfg.Listen.Addr(), to)
 }
 
 // post has the engine do something, soon. It must not be called by the engine.

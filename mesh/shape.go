@@ -11,10 +11,13 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// The connection limit shapes the mesh rather than refusing peers. A peer dials others, those with few links first, until
-// it has a third of the limit, and leaves the rest for those that come. If everybody fits it goes on until everybody is
-// connected, but only when no peer has come or gone for a while: a mesh that is about to grow should not fill up first. One
-// that gets too many closes some, of peers that stay in reach without it, those with many links first.
+// The connection limit shapes the mesh rather than refusing peers. A peer dials others at random until it has a third of the
+// limit, and leaves the rest for those that come: so the mesh is like a random graph, in which ways are short. A peer that
+// gets too many links closes some, of peers that stay in reach without it, those with many links first.
+//
+// When no peer has come or gone for a while, each looks at the mesh. If everybody fits it goes on until everybody is
+// connected: a mesh that is about to grow should not fill up first. If some peers are further away than they would be in a
+// random graph, it adds links to such peers, one at a time.
 
 // unlimited is the wish for links of a peer without limit.
 const unlimited = math.MaxInt32
@@ -30,8 +33,33 @@ func wanted(limit, peers int, settled bool) int {
 	case peers-1 <= limit && settled:
 		return limit
 	default:
-		return min(limit, max(minConnLimit+2, limit/3))
+		return min(limit, max(minConnLimit+1, limit/3))
 	}
+}
+
+// depth returns how many steps apart peers may be in a mesh of so many with a limit: somewhat more than in a random graph
+// whose peers have half the limit.
+func depth(limit, peers int) int {
+	return 1 + int(math.Ceil(math.Log(float64(peers))/math.Log(float64(max(limit, 2*minConnLimit))/2)))
+}
+
+// deepen returns the wish for links, raised by one now and then while some peer is too far away.
+func (e *engine) deepen(wish int, settled bool, now time.Time) int {
+	limit := e.r.cfg.ConnLimit
+	e.far = 0
+	if wish == unlimited || !settled || len(e.links) < wish || len(e.links) >= limit-1 {
+		return wish
+	}
+	steps := depth(limit, len(e.graph.entries))
+	if e.dist = e.graph.distances(); int(slices.Max(e.dist)) <= steps {
+		return wish
+	}
+	soon(&e.dialAt, now.Add(time.Second+time.Duration(randomInt(int(time.Second)))))
+	if randomInt(3) > 0 { // the others look at the same time, and one link helps many
+		return wish
+	}
+	e.far = steps
+	return len(e.links) + 1
 }
 
 // dialSoon has the dialer make a pass, but not too often.
@@ -52,7 +80,8 @@ func (e *engine) dialPass(now time.Time) {
 	e.lastDial = now
 	d := e.r.dial
 	attempting := d.attempting()
-	wish := wanted(e.r.cfg.ConnLimit, len(e.r.topo.entries), e.settled(now))
+	settled := e.settled(now)
+	wish := e.deepen(wanted(e.r.cfg.ConnLimit, len(e.r.topo.entries), settled), settled, now)
 	atOnce := maxAttempts
 	if wish != unlimited {
 		atOnce = maxLimitedAttempts
@@ -96,24 +125,37 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
-// candidates returns addresses of peers that we are not connected to, as others tell them. Peers with few links come first.
+// candidates returns addresses of peers that we are not connected to, as others tell them, in the order of their rank.
 func (e *engine) candidates() []candidate {
 	if len(e.links) >= len(e.r.topo.entries)-1 {
 		return nil
 	}
 	all := learn(e.r.topo, func(n peer.Name) bool { return e.links[n] != nil }, e.r.cfg.DefaultPort)
-	degree := make(map[peer.Name]int, len(all))
+	everybody := e.r.cfg.ConnLimit <= 0 || len(e.r.topo.entries) <= e.r.cfg.ConnLimit
+	rank := make(map[peer.Name]int, len(all))
 	for i := range all {
 		c := &all[i]
-		if _, done := degree[c.name]; !done {
-			degree[c.name] = e.r.topo.entries[c.name].conns.len()*16 + randomInt(16)
+		if _, done := rank[c.name]; !done {
+			rank[c.name] = e.rank(c.name)
 		}
-		if c.name < e.r.cfg.Name { // it will dial us too, and one of the two would be for nothing
+		if everybody && c.name < e.r.cfg.Name { // it will dial us too, and one of the two would be for nothing
 			c.wait = 2*time.Second + time.Duration(len(e.r.topo.entries)*10+randomInt(4000))*time.Millisecond
 		}
 	}
-	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(degree[a.name], degree[b.name]) })
+	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(rank[a.name], rank[b.name]) })
 	return all
+}
+
+// rank is where a peer stands among those to dial: at random, but after those that are far away if we look for such. Whether
+// it has room does not matter: if only the latest were dialled the mesh would become a chain in the order of joining, while
+// one that closes a link to make room leaves the graph as random as it was.
+func (e *engine) rank(name peer.Name) int {
+	const near = 1 << 20
+	rank := randomInt(near)
+	if i, known := e.graph.index[name]; e.far > 0 && (!known || int(e.dist[i]) <= e.far) {
+		rank += near
+	}
+	return rank
 }
 
 // learn finds addresses in the topology (section 7.2, step 3). For a peer that dialled the one who lists it, only the IP

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,19 +22,26 @@ import (
 type simulation struct {
 	t   *testing.T
 	net *meshtest.Network
+	mu  sync.Mutex // over rs, which others look at
 	rs  []*running
 	uid map[peer.Name]peer.UID
+
+	configure func(i int, c *Config) // changes what start makes
+	random    *rand.Rand
 }
 
-func (s *simulation) start(i int, change func(*Config)) {
+// start starts peer i, which joins through an earlier one, or starts it again.
+func (s *simulation) start(i int) {
 	c := inMemory(s.net, i)
 	if i > 1 {
 		c.Targets = []string{host(1 + (i-2)/2).String()}
 	}
-	if change != nil {
-		change(&c)
+	if s.configure != nil {
+		s.configure(i, &c)
 	}
 	r := start(s.t, c)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if i <= len(s.rs) {
 		s.rs[i-1] = r
 	} else {
@@ -93,110 +101,92 @@ func seeds(few int) (list []uint64) {
 	return list
 }
 
-// TestSimPartitions breaks a mesh of 50 peers in random ways. Two gossip intervals after the last repair all agree.
-func TestSimPartitions(t *testing.T) {
-	for _, seed := range seeds(4) {
-		synctest.Test(t, func(t *testing.T) {
-			rnd := rand.New(rand.NewPCG(seed, 1))
-			s := newSimulation(t)
-			mixed := seed%2 == 1 // half of the peers speak the old wire only
-			configure := func(i int) func(*Config) {
-				return func(c *Config) {
-					c.ConnLimit = 12
-					c.NoDeltas = mixed && i%2 == 0
-				}
-			}
-			for i := 1; i <= 50; i++ {
-				s.start(i, configure(i))
-			}
-			time.Sleep(time.Minute)
-			require.Empty(t, s.disagreement(), "before, seed %d", seed)
-			for range 5 {
-				s.trouble(rnd, configure)
-			}
-			s.healAll()
-			time.Sleep(4 * time.Minute) // silence ends what was cut, and back-off ends
-			if s.disagreement() != "" {
-				time.Sleep(2 * defaultGossipInterval)
-			}
-			require.Empty(t, s.disagreement(), "seed %d", seed)
-			s.stop()
+// agree waits until all agree on who is there and how they are connected.
+func (s *simulation) agree(within time.Duration) {
+	s.t.Helper()
+	start := time.Now()
+	for s.disagreement() != "" && time.Since(start) < within {
+		time.Sleep(500 * time.Millisecond)
+	}
+	require.Empty(s.t, s.disagreement(), "after %s", within)
+}
+
+// TestSimulation breaks a mesh of 50 peers in random ways. Two gossip intervals after the last repair, at most, all agree.
+func TestSimulation(t *testing.T) {
+	for _, seed := range seeds(3) {
+		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { simulate(t, seed) })
 		})
+		if !ok {
+			t.Logf("replay: OVERWEAVE_SEEDS=%d go test -count=1 -run 'TestSimulation/^%d$' ./mesh", seed+1, seed)
+		}
 	}
 }
 
-// trouble cuts the mesh in two, or some links, resets others, or restarts peers, and lets some time pass.
-func (s *simulation) trouble(rnd *rand.Rand, configure func(int) func(*Config)) {
+func simulate(t *testing.T, seed uint64) {
+	s := newSimulation(t)
+	s.random = rand.New(rand.NewPCG(seed, 1))
+	mixed := seed%2 == 1 // half of the peers speak the old wire only
+	s.configure = func(i int, c *Config) {
+		c.ConnLimit = 12
+		c.NoDeltas = mixed && i%2 == 0
+	}
+	for i := 1; i <= 50; i++ {
+		s.start(i)
+	}
+	s.agree(2 * defaultGossipInterval)
+	for range 5 {
+		s.trouble()
+	}
+	s.healAll()
+	s.agree(2 * defaultGossipInterval)
+	s.stop()
+}
+
+func (s *simulation) any() int { return 1 + s.random.IntN(len(s.rs)) }
+
+// trouble cuts the mesh in two, or cuts some links, resets others, loses traffic, or restarts peers, and lets some time
+// pass.
+func (s *simulation) trouble() {
 	n := len(s.rs)
-	switch rnd.IntN(4) {
+	switch s.random.IntN(5) {
 	case 0:
-		at := 1 + rnd.IntN(n-1)
-		for i := 1; i <= at; i++ {
-			for j := at + 1; j <= n; j++ {
-				s.net.Cut(host(i), host(j))
+		at := s.random.Perm(n)
+		for _, i := range at[:n/2] {
+			for _, j := range at[n/2:] {
+				s.net.Cut(host(1+i), host(1+j))
 			}
 		}
 	case 1:
 		for range n {
-			s.net.Cut(host(1+rnd.IntN(n)), host(1+rnd.IntN(n)))
+			s.net.Cut(host(s.any()), host(s.any()))
 		}
 	case 2:
 		for range n {
-			s.net.Reset(host(1+rnd.IntN(n)), host(1+rnd.IntN(n)))
+			s.net.Reset(host(s.any()), host(s.any()))
 		}
 	case 3:
-		for range 1 + rnd.IntN(5) {
-			i := 1 + rnd.IntN(n)
+		s.net.SetLoss(0.1+0.4*s.random.Float64(), rand.New(rand.NewPCG(s.random.Uint64(), 2)).Float64)
+	case 4:
+		for range 1 + s.random.IntN(5) {
+			i := s.any()
 			s.rs[i-1].stop()
-			s.start(i, configure(i))
+			s.start(i)
 		}
 	}
-	time.Sleep(time.Duration(rnd.IntN(100)) * time.Second)
-	if rnd.IntN(2) == 0 {
+	time.Sleep(time.Duration(s.random.IntN(100)) * time.Second)
+	if s.random.IntN(2) == 0 {
 		s.healAll()
 	}
 }
 
+// healAll ends cuts and loss.
 func (s *simulation) healAll() {
+	s.net.SetLoss(0, nil)
 	for i := range s.rs {
 		for j := range i {
 			s.net.Heal(host(i+1), host(j+1))
 		}
-	}
-}
-
-// TestSimLimit joins 300 peers with a limit of 8, in any order: all get in, the graph is connected and shallow, and nobody
-// stays above the limit.
-func TestSimLimit(t *testing.T) {
-	const peers, limit = 300, 8
-	for _, joinBy := range []string{"one", "any"} {
-		t.Run(joinBy, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newSimulation(t)
-				for i := 1; i <= peers; i++ {
-					s.start(i, func(c *Config) {
-						c.ConnLimit = limit
-						if i > 1 && joinBy == "one" {
-							c.Targets = []string{host(1).String()}
-						} else if i > 1 {
-							c.Targets = []string{host(1 + rand.IntN(i-1)).String()}
-						}
-					})
-				}
-				time.Sleep(3 * time.Minute)
-				require.Empty(t, s.disagreement())
-				most, diameter := s.shape()
-				t.Logf("%d peers: at most %d links, diameter %d", peers, most, diameter)
-				require.LessOrEqual(t, most, limit)
-				require.LessOrEqual(t, diameter, 12)
-				s.start(peers+1, func(c *Config) { c.ConnLimit = limit; c.Targets = []string{host(1).String()} })
-				time.Sleep(20 * time.Second)
-				require.Empty(t, s.disagreement(), "one more gets in")
-				most, _ = s.shape()
-				require.LessOrEqual(t, most, limit)
-				s.stop()
-			})
-		})
 	}
 }
 
@@ -228,15 +218,13 @@ func TestSimRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulation(t)
 		for i := 1; i <= 6; i++ {
-			s.start(i, nil)
+			s.start(i)
 		}
-		time.Sleep(time.Minute)
-		require.Empty(t, s.disagreement())
+		s.agree(time.Minute)
 		for range 3 {
 			s.rs[5].stop()
-			s.start(6, nil)
-			time.Sleep(8 * time.Second)
-			require.Empty(t, s.disagreement())
+			s.start(6)
+			s.agree(3 * time.Second)
 		}
 		s.stop()
 	})
@@ -247,25 +235,32 @@ func TestSimStarved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSimulation(t)
 		for i := 1; i <= 8; i++ {
-			s.start(i, nil)
+			s.start(i)
 		}
 		time.Sleep(30 * time.Second)
-		before := s.rs[0].Status().Terminations
-		for i := 2; i <= 8; i++ {
-			s.net.Cut(host(1), host(i))
+		before := map[int][]ConnStatus{}
+		for i := 1; i < 8; i++ {
+			before[i] = s.among(i)
+			s.net.Cut(host(1), host(i+1))
 		}
 		time.Sleep(60 * time.Second)
 		s.healAll()
-		time.Sleep(6 * time.Minute)
-		require.Empty(t, s.disagreement())
-		for _, r := range s.rs[1:] {
-			require.True(t, !slices.ContainsFunc(r.Status().Ended, func(e EndedStatus) bool {
-				return e.Name != name(1) && e.Reason != "" && e.Err != nil && !isDuplicate(e.Err)
-			}))
+		s.agree(2 * defaultGossipInterval)
+		require.NotEmpty(t, s.rs[0].Status().Connections)
+		for i, conns := range before {
+			after := s.among(i)
+			require.Len(t, after, len(conns))
+			for k, c := range after {
+				require.Equal(t, conns[k].Since, c.Since, "no other connection has ended")
+			}
 		}
-		require.GreaterOrEqual(t, s.rs[0].Status().Terminations, before)
 		s.stop()
 	})
+}
+
+// among returns the connections of a peer to others than the first.
+func (s *simulation) among(i int) []ConnStatus {
+	return slices.DeleteFunc(s.rs[i].Status().Connections, func(c ConnStatus) bool { return c.Name == name(1) })
 }
 
 func isDuplicate(err error) bool { return errors.Is(err, errDuplicate) }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"encoding/json"
 	"maps"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,12 +30,12 @@ func TestReplicatedState(t *testing.T) {
 		n := meshtest.NewNetwork(time.Millisecond)
 		var states []*gossip.State[tally]
 		var rs []*running
-		told := 0
+		var told atomic.Int32
 		for i := 1; i <= 3; i++ {
 			rs = append(rs, start(t, inMemory(n, i, 1), func(r *Router) {
 				s, err := gossip.NewState(r, "tally", tally{}, func(b []byte) (s tally, err error) {
 					return s, json.Unmarshal(b, &s)
-				}, func(tally) { told++ })
+				}, func(tally) { told.Add(1) })
 				require.NoError(t, err)
 				states = append(states, s)
 			}))
@@ -48,7 +49,7 @@ func TestReplicatedState(t *testing.T) {
 			require.Len(t, s.Value(), 2)
 		}
 		synctest.Wait()
-		require.Equal(t, 4, told)
+		require.EqualValues(t, 4, told.Load())
 		for _, r := range rs {
 			r.stop()
 		}

@@ -12,7 +12,12 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-const maxEnded = 16 // connections that have ended and are still shown
+const (
+	maxEnded  = 16 // connections that have ended and are still shown
+	maxClones = 8  // runs under our name that are shown
+	// sureOfClone is how often a run under our name must be ahead of us to be no former one of ours.
+	sureOfClone = 3
+)
 
 // Status describes a router for people and for metrics.
 type Status struct {
@@ -30,7 +35,8 @@ type Status struct {
 
 	Peers           []PeerStatus     `json:"peers"`
 	Connections     []ConnStatus     `json:"connections"`
-	Ended           []EndedStatus    `json:"ended"` // connections that have ended lately, last one first
+	Ended           []EndedStatus    `json:"ended"`  // connections that have ended lately, last one first
+	Clones          []CloneStatus    `json:"clones"` // heard of by gossip, last one first
 	Targets         []TargetStatus   `json:"targets"`
 	UnicastRoutes   []UnicastRoute   `json:"unicast_routes"`   // of the data plane
 	BroadcastRoutes []BroadcastRoute `json:"broadcast_routes"` // of the data plane, those computed so far
@@ -93,6 +99,32 @@ type EndedStatus struct {
 
 	// Err is the reason as an error, for errors.Is with ErrPassword, ErrNameTaken and others.
 	Err error `json:"-"`
+}
+
+// CloneStatus describes another run under our name that gossip tells of. If Heard stays small it is a former run of ours
+// that somebody had not forgotten. If it goes on rising there is another peer with our name: both tell more and more recent
+// news of the same peer.
+type CloneStatus struct {
+	UID   peer.UID  `json:"uid,string"`
+	Via   peer.Name `json:"via"`   // the neighbour that told of it last
+	Heard int       `json:"heard"` // how often it was more recent than ours
+	Last  time.Time `json:"last"`
+}
+
+// noteClone notes that gossip tells of another run under our name.
+func (e *engine) noteClone(other *entry, via peer.Name, now time.Time) {
+	c := CloneStatus{UID: other.uid, Via: via, Heard: 1, Last: now}
+	if i := slices.IndexFunc(e.clones, func(k CloneStatus) bool { return k.UID == c.UID }); i >= 0 {
+		c.Heard += e.clones[i].Heard
+		e.clones = slices.Delete(e.clones, i, i+1)
+	}
+	e.clones = append(e.clones, c)
+	if len(e.clones) > maxClones {
+		e.clones = e.clones[1:]
+	}
+	if c.Heard == sureOfClone {
+		e.r.cfg.Log.Warn("another peer seems to have our name", "uid", c.UID, "via", via)
+	}
 }
 
 // TargetStatus describes an address that we dial, or would.
@@ -179,6 +211,8 @@ func (r *Router) Status() Status {
 		}
 		st.Ended = slices.Clone(e.past)
 		slices.Reverse(st.Ended)
+		st.Clones = slices.Clone(e.clones)
+		slices.Reverse(st.Clones)
 	})
 	for _, name := range slices.Sorted(maps.Keys(v.links)) {
 		st.Connections = append(st.Connections, v.links[name].status(established[v.links[name]]))

@@ -15,6 +15,18 @@ type Message struct {
 	Local netip.Addr
 	// DontFragment: the datagram is not to be fragmented, here or on its way. Reading does not set it.
 	DontFragment bool
+	// Segment is set by reading. If it is not zero, Data is several datagrams of one remote, each of this many bytes but the
+	// last, which may be shorter. Sending ignores it.
+	Segment int
+}
+
+// each calls f with the datagrams of a message that was read.
+func (m *Message) each(f func(netip.AddrPort, []byte)) {
+	rest := m.Data
+	for size := m.Segment; size > 0 && len(rest) > size; rest = rest[size:] {
+		f(m.Remote, rest[:size:size])
+	}
+	f(m.Remote, rest)
 }
 
 // Conn sends and receives datagrams from one local port. [Socket] is the real one, package sleevetest has one in memory.

@@ -23,6 +23,15 @@
 // socket ends it. The life of a link is in machine.go and pmtu.go, which know neither sockets nor clocks. Each link runs
 // one goroutine, for timers and answers; frames are sent by who calls Send, and received by the overlay's readers.
 //
+// # sleeve2
+//
+// Two peers that both know it use a second overlay, [Overlay2], on the same socket: [Overlay.Sleeve2]. It carries super-frames
+// of segmentation offload as they are, so that the TCP streams of containers are neither cut nor checksummed on their way, has
+// AES-256-GCM where the processor helps, fresh keys while it runs, and probes its paths. Its format is in sleeve2.md, with vectors
+// in testdata/sleeve2.json. The Overlay is its fallback: offer it first, and the Overlay behind it.
+//
+// Of the time that remains, most is the kernel's: the copies in and out of the TAP device, and the UDP and TCP stacks.
+//
 // # Where this differs from Weave Net 2.8, within its wire
 //
 //   - Frames of one Send call are packed into datagrams at once, as 2.8 does with what is in its queue; there is no queue.

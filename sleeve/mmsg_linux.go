@@ -11,8 +11,10 @@ import (
 
 const (
 	batchMax = 64
-	// room for the source address of a datagram: the larger of the two families
-	controlLen = (unix.SizeofCmsghdr + unix.SizeofInet6Pktinfo + 7) &^ 7
+	// room for the source address of a datagram, the larger of the two families, and for the size of segments
+	sourceLen  = (unix.SizeofCmsghdr + unix.SizeofInet6Pktinfo + 7) &^ 7
+	segmentLen = (unix.SizeofCmsghdr + 4 + 7) &^ 7
+	controlLen = sourceLen + segmentLen
 )
 
 // mmsghdr is what recvmmsg and sendmmsg take: struct mmsghdr of the kernel.
@@ -26,21 +28,24 @@ type batch struct {
 	headers [batchMax]mmsghdr
 	iovecs  [batchMax]unix.Iovec
 	names   [batchMax]unix.RawSockaddrInet6
-	control [batchMax][controlLen]byte
+	control [batchMax][controlLen / 8]uint64
 
 	n     int // headers in use
 	done  int
 	errno syscall.Errno
 }
 
-// prepare points header i at its data.
-func (b *batch) prepare(i int, data []byte) *unix.Msghdr {
-	iov := &b.iovecs[i]
-	iov.Base = unsafe.SliceData(data)
-	iov.SetLen(len(data))
+// point points iovec i at its data.
+func (b *batch) point(i int, data []byte) {
+	b.iovecs[i].Base = unsafe.SliceData(data)
+	b.iovecs[i].SetLen(len(data))
+}
+
+// prepare makes header i one for n iovecs from first on.
+func (b *batch) prepare(i, first, n int) *unix.Msghdr {
 	h := &b.headers[i].hdr
-	*h = unix.Msghdr{Iov: iov, Name: (*byte)(unsafe.Pointer(&b.names[i])), Namelen: unix.SizeofSockaddrInet6}
-	h.SetIovlen(1)
+	*h = unix.Msghdr{Iov: &b.iovecs[first], Name: (*byte)(unsafe.Pointer(&b.names[i])), Namelen: unix.SizeofSockaddrInet6}
+	h.SetIovlen(n)
 	return h
 }
 
@@ -61,7 +66,7 @@ func (b *batch) call(trap, fd, flags uintptr) bool {
 
 // result returns how many messages went, and lets go of them.
 func (b *batch) result() (int, error) {
-	for i := range b.n {
+	for i := range b.iovecs {
 		b.iovecs[i].Base = nil
 	}
 	if b.errno != 0 {
@@ -85,7 +90,10 @@ func newBatchReader() *batchReader {
 func (r *batchReader) read(raw syscall.RawConn, msgs []Message) (int, error) {
 	r.n = min(len(msgs), batchMax)
 	for i := range r.n {
-		r.prepare(i, msgs[i].Data[:cap(msgs[i].Data)])
+		r.point(i, msgs[i].Data[:cap(msgs[i].Data)])
+		h := r.prepare(i, i, 1)
+		h.Control = (*byte)(unsafe.Pointer(&r.control[i]))
+		h.SetControllen(controlLen)
 	}
 	if err := raw.Read(r.call); err != nil {
 		return 0, err
@@ -95,46 +103,9 @@ func (r *batchReader) read(raw syscall.RawConn, msgs []Message) (int, error) {
 		m := &msgs[i]
 		m.Data = m.Data[:min(int(r.headers[i].len), cap(m.Data))]
 		m.Remote = fromSockaddr(&r.names[i])
+		m.Segment = getSegment(&r.control[i], int(r.headers[i].hdr.Controllen))
 	}
 	return n, err
-}
-
-// batchWriter writes to any socket.
-type batchWriter struct {
-	batch
-	sent bool
-	try  func(fd uintptr)
-	wait func(fd uintptr) bool
-}
-
-func newBatchWriter() *batchWriter {
-	w := new(batchWriter)
-	w.try = func(fd uintptr) { w.sent = w.call(unix.SYS_SENDMMSG, fd, unix.MSG_DONTWAIT) }
-	w.wait = func(fd uintptr) bool { return w.call(unix.SYS_SENDMMSG, fd, unix.MSG_DONTWAIT) }
-	return w
-}
-
-// write sends messages. Only if the socket is full it goes through the runtime's write lock, to wait for room.
-func (w *batchWriter) write(e *endpoint, msgs []Message) (int, error) {
-	w.n = min(len(msgs), batchMax)
-	for i := range w.n {
-		m := &msgs[i]
-		h := w.prepare(i, m.Data)
-		h.Namelen = putSockaddr(&w.names[i], m.Remote, e.v6)
-		if n := putSource(&w.control[i], m.Local, m.Remote.Addr()); n > 0 {
-			h.Control = &w.control[i][0]
-			h.SetControllen(n)
-		}
-	}
-	w.sent = false
-	err := e.raw.Control(w.try)
-	if err == nil && !w.sent {
-		err = e.raw.Write(w.wait)
-	}
-	if err != nil {
-		return 0, err
-	}
-	return w.result()
 }
 
 // putSockaddr writes a remote address for a socket of either family and returns its length.
@@ -165,11 +136,11 @@ func fromSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
 
 // putSource writes the control message that sets the source address of a datagram and returns its length, 0 if there is
 // none to set.
-func putSource(b *[controlLen]byte, local, remote netip.Addr) int {
+func putSource(b []byte, local, remote netip.Addr) int {
 	if !local.IsValid() || local.Is4() != remote.Is4() {
 		return 0
 	}
-	h := (*unix.Cmsghdr)(unsafe.Pointer(b))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
 	data := unsafe.Pointer(&b[unix.CmsgLen(0)])
 	if local.Is4() {
 		h.Level, h.Type = unix.IPPROTO_IP, unix.IP_PKTINFO

@@ -23,6 +23,9 @@ const (
 type reader struct {
 	overlay  *Overlay
 	messages []Message
+	take     func(netip.AddrPort, []byte) // datagram
+
+	second *reader2 // takes what is not for sleeve
 
 	link   *link           // whose frames are waiting; inside its gate
 	frames []overlay.Frame // they point into messages, or into arena
@@ -35,6 +38,8 @@ func newReader(o *Overlay) *reader {
 	for i := range r.messages {
 		r.messages[i].Data = make([]byte, MaxDatagram)
 	}
+	r.take = r.datagram
+	r.second = newReader2(o.second)
 	return r
 }
 
@@ -55,10 +60,10 @@ func (r *reader) run(queue int) error {
 		}
 		failures = 0
 		for i := range r.messages[:n] {
-			m := &r.messages[i]
-			r.datagram(m.Remote, m.Data)
+			r.messages[i].each(r.take)
 		}
 		r.flush()
+		r.second.flush()
 	}
 }
 
@@ -66,6 +71,10 @@ func (r *reader) run(queue int) error {
 func (r *reader) datagram(from netip.AddrPort, b []byte) {
 	if len(b) < peer.NameSize {
 		r.overlay.short.Add(1)
+		return
+	}
+	if b[0]&1 != 0 { // a group: nobody's name
+		r.second.datagram(from, b)
 		return
 	}
 	if !r.choose(readName(b)) {

@@ -105,10 +105,15 @@ func (s *sender) answer(f *overlay.Frame) {
 	s.link.drops.add(reason, 1)
 }
 
-// writeAll writes datagrams. One that the socket does not take is lost and does not keep the others.
 func (s *sender) writeAll(messages []Message) {
+	writeAll(s.link.overlay.conn, messages, &s.link.drops, s.link.askMTU)
+}
+
+// writeAll writes datagrams of a link. One that the socket does not take is lost and does not keep the others; tooBig is
+// called for those that are too big for the path.
+func writeAll(conn Conn, messages []Message, d *drops, tooBig func()) {
 	for len(messages) > 0 {
-		n, err := s.link.overlay.conn.WriteBatch(messages)
+		n, err := conn.WriteBatch(messages)
 		messages = messages[n:]
 		if err == nil || len(messages) == 0 {
 			if n == 0 {
@@ -119,13 +124,13 @@ func (s *sender) writeAll(messages []Message) {
 		messages = messages[1:]
 		switch {
 		case errors.Is(err, syscall.EMSGSIZE):
-			s.link.drops.add(dropSendTooBig, 1)
-			s.link.askMTU()
+			d.add(dropSendTooBig, 1)
+			tooBig()
 		case errors.Is(err, net.ErrClosed):
-			s.link.drops.add(dropSend, 1+len(messages))
+			d.add(dropSend, 1+len(messages))
 			return
 		default:
-			s.link.drops.add(dropSend, 1)
+			d.add(dropSend, 1)
 		}
 	}
 }

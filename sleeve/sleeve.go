@@ -39,9 +39,10 @@ type Config struct {
 // Overlay carries frames over UDP; it implements [overlay.Overlay]. It is safe for concurrent use.
 type Overlay struct {
 	// constant
-	self peer.Name
-	conn Conn
-	log  *slog.Logger
+	self   peer.Name
+	conn   Conn
+	log    *slog.Logger
+	second *Overlay2
 
 	// atomic
 	links      atomic.Pointer[map[peer.Name]*link] // by remote; confirmed ones. Nobody changes the map.
@@ -68,6 +69,7 @@ func New(c Config) (*Overlay, error) {
 	}
 	o.links.Store(&map[peer.Name]*link{})
 	o.senders.New = func() any { return newSender() }
+	o.second = newOverlay2(o)
 	return o, nil
 }
 
@@ -78,22 +80,30 @@ func (o *Overlay) Name() string { return Name }
 // Datagrams of an outbound connection go to the UDP port with the number of the dialled TCP port; those of an inbound one to
 // where the remote's come from.
 func (o *Overlay) Prepare(p overlay.Params) (overlay.Link, error) {
+	if err := o.check(p); err != nil {
+		return nil, err
+	}
+	return newLink(o, p), nil
+}
+
+// check checks what a link is to be made of.
+func (o *Overlay) check(p overlay.Params) error {
 	switch {
 	case p.Self != o.self || !p.Remote.IsValid() || p.Remote == p.Self:
-		return nil, fmt.Errorf("sleeve: link from %s to %s: %w", p.Self, p.Remote, peer.ErrInvalidName)
+		return fmt.Errorf("sleeve: link from %s to %s: %w", p.Self, p.Remote, peer.ErrInvalidName)
 	case p.SendControl == nil || p.Report == nil || p.Receive == nil:
-		return nil, errors.New("sleeve: link without functions")
+		return errors.New("sleeve: link without functions")
 	}
 	if p.Outbound {
 		remote, local := p.RemoteAddr.Addr().Unmap(), o.conn.LocalAddr().Addr()
 		if !p.RemoteAddr.IsValid() || p.RemoteAddr.Port() == 0 {
-			return nil, fmt.Errorf("sleeve: %w: %s", ErrNoAddress, p.RemoteAddr)
+			return fmt.Errorf("sleeve: %w: %s", ErrNoAddress, p.RemoteAddr)
 		}
 		if remote.Is6() && local.Is4() {
-			return nil, fmt.Errorf("sleeve: %w: %s is IPv6, the socket is IPv4", ErrNoAddress, remote)
+			return fmt.Errorf("sleeve: %w: %s is IPv6, the socket is IPv4", ErrNoAddress, remote)
 		}
 	}
-	return newLink(o, p), nil
+	return nil
 }
 
 // Run receives datagrams until ctx ends or the socket fails. It closes the socket and returns when nothing is read any
@@ -147,14 +157,21 @@ type Status struct {
 	Local      string `json:"local"`       // address and port it listens on
 	Links      int    `json:"links"`       // confirmed ones
 	Short      uint64 `json:"short"`       // datagrams too short to say who sent them
-	Strangers  uint64 `json:"strangers"`   // datagrams of peers without a link here
+	Strangers  uint64 `json:"strangers"`   // datagrams that belong to no link here
 	ReadErrors uint64 `json:"read_errors"` // of the socket
+	// Offloads has, for each offload of the system, "in use" or why not; nil if the socket has none.
+	Offloads map[string]string `json:"offloads,omitempty"`
 }
 
 // Status describes the overlay as it is now.
 func (o *Overlay) Status() Status {
+	var offloads map[string]string
+	if s, ok := o.conn.(interface{ Offloads() map[string]string }); ok {
+		offloads = s.Offloads()
+	}
 	return Status{
-		Local: o.conn.LocalAddr().String(), Links: len(*o.links.Load()),
+		Offloads: offloads,
+		Local:    o.conn.LocalAddr().String(), Links: len(*o.links.Load()),
 		Short: o.short.Load(), Strangers: o.strangers.Load(), ReadErrors: o.readErrors.Load(),
 	}
 }

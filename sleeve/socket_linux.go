@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -70,6 +71,9 @@ type endpoint struct {
 	raw    syscall.RawConn
 	v6     bool
 	reader *batchReader
+
+	noSegment atomic.Bool // datagrams are not sent many in one
+	gro       bool        // they may arrive so
 }
 
 // openEndpoint opens a UDP socket. One that joins may use a port that an endpoint of ours already has; the others let it do
@@ -98,6 +102,7 @@ func openEndpoint(addr netip.AddrPort, discover int, join bool) (*endpoint, erro
 		return nil, err
 	}
 	e.reader = newBatchReader()
+	e.probeOffloads()
 	return e, nil
 }
 
@@ -183,6 +188,18 @@ func (s *Socket) PathMTU(remote netip.Addr) (int, error) {
 
 // LocalAddr implements [Conn].
 func (s *Socket) LocalAddr() netip.AddrPort { return s.local }
+
+// Offloads tells which offloads of the system the socket uses, and why not the others.
+func (s *Socket) Offloads() map[string]string {
+	out := map[string]string{"UDP_SEGMENT": "in use", "UDP_GRO": "in use"}
+	if s.endpoints[1].noSegment.Load() {
+		out["UDP_SEGMENT"] = "not offered by the kernel or the network device"
+	}
+	if !s.endpoints[1].gro {
+		out["UDP_GRO"] = "not offered by the kernel"
+	}
+	return out
+}
 
 // Close implements [Conn].
 func (s *Socket) Close() error {

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"os"
@@ -52,13 +53,13 @@ func (c counter) sum() (n uint64) {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "counter:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	c := mesh.Config{Name: peer.Random()}
 	fs := flag.NewFlagSet("counter", flag.ContinueOnError)
 	fs.TextVar(&c.Name, "name", c.Name, "name of this peer")
@@ -71,15 +72,20 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	count, err := gossip.NewState(router, "counter", counter{}, decode, func(c counter) { fmt.Println(c.sum()) })
+	count, err := gossip.NewState(router, "counter", counter{}, decode, func(c counter) { fmt.Fprintln(out, c.sum()) })
 	if err != nil {
 		return err
 	}
-	go func() {
-		for ctx.Err() == nil {
-			time.Sleep(time.Second)
+	done := make(chan error, 1)
+	go func() { done <- router.Run(ctx) }()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
 			count.Change(func(now counter) counter { return counter{c.Name: now[c.Name] + 1} })
 		}
-	}()
-	return router.Run(ctx)
+	}
 }

@@ -66,7 +66,7 @@ func requireReport(t *testing.T, stdout string, hosts int) {
 	require.Len(t, r.Hosts, hosts)
 	require.Len(t, r.DNS, hosts)
 	require.True(t, r.Encrypted)
-	require.Equal(t, "sleeve", r.Overlay)
+	require.Equal(t, "sleeve2", r.Overlay)
 	require.Positive(t, r.PingMS.Median)
 	require.Positive(t, r.TCPMbitS)
 }

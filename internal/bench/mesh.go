@@ -40,6 +40,9 @@ type meshResult struct {
 	Goroutines  int     `json:"goroutines"`
 }
 
+// memoryLimit is from where on the collector works harder, in bytes. What the kernel has for the sockets is not counted.
+const memoryLimit = 1700 << 20
+
 type meshOptions struct {
 	peers, limit int
 	wire         string
@@ -69,7 +72,7 @@ func runMesh(ctx context.Context, args []string, out io.Writer) error {
 	if o.peers < 2 || o.peers > 60000 || o.wire != "new" && o.wire != "old" {
 		return errors.New("mesh: want --peers from 2 to 60000, --wire new or old")
 	}
-	debug.SetGCPercent(50) // many peers in one process: memory counts for more than it does to one
+	debug.SetMemoryLimit(memoryLimit) // many peers in one process: memory counts for more than it does to one
 	m := &meshBench{o: o}
 	res, err := m.measure(ctx)
 	if err != nil {
@@ -164,6 +167,19 @@ func (m *meshBench) build() error {
 	return nil
 }
 
+// notConverged says what a peer is waiting for that does not know all others.
+func (m *meshBench) notConverged(i int) error {
+	st := m.routers[i].Status()
+	text := fmt.Sprintf("mesh: not converged after %s: peer %d knows %d and has %d links", m.o.timeout, i, len(st.Peers), len(st.Connections))
+	for _, t := range st.Targets {
+		text += fmt.Sprintf("; target %s is %s, next %s: %s", t.Address, t.State, time.Until(t.Next).Round(time.Second), t.Reason)
+	}
+	for _, e := range st.Ended {
+		text += fmt.Sprintf("; %s ended: %s", e.Address, e.Reason)
+	}
+	return errors.New(text)
+}
+
 // converge waits until all know all.
 func (m *meshBench) converge(ctx context.Context, failed <-chan error) error {
 	deadline := time.Now().Add(m.o.timeout)
@@ -178,7 +194,7 @@ func (m *meshBench) converge(ctx context.Context, failed <-chan error) error {
 		default:
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("mesh: not converged after %s: peer %d knows %d", m.o.timeout, i, len(m.routers[i].Members()))
+			return m.notConverged(i)
 		}
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
 			return err

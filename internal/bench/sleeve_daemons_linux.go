@@ -22,6 +22,7 @@ type weaverConfig struct {
 	Name       string
 	Host, Peer netip.Addr
 	Password   string
+	Overlay    string // the only one to offer
 	Socket     string
 	Profile    string
 }
@@ -42,7 +43,7 @@ func runWeaver(ctx context.Context, c weaverConfig, say func(any) error) error {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- daemon.Run(ctx, daemon.Config{
-			Name: name, Nickname: c.Host.String(), Host: c.Host, Peers: []string{c.Peer.String()}, Password: []byte(c.Password),
+			Name: name, Nickname: c.Host.String(), Host: c.Host, Peers: []string{c.Peer.String()}, Password: []byte(c.Password), Overlays: []string{c.Overlay},
 			NoDNS: true, HTTPAddr: c.Socket, DBPrefix: filepath.Join(filepath.Dir(c.Socket), c.Host.String()+"-"),
 		})
 	}()

@@ -35,8 +35,8 @@ func sleeveModes() []mode {
 		{name: reference, about: "wireguard-go on a TUN device, encrypted", setup: setupWireGuard},
 		{name: "sleeve-plain", about: "sleeve on Weave Net's wire, in the clear", setup: weaverMode(sleeve.Name, "")},
 		{name: "sleeve", about: "sleeve on Weave Net's wire, encrypted", setup: weaverMode(sleeve.Name, "a password of the bench")},
-		{name: "sleeve2-plain", about: "sleeve between two new peers, in the clear", missing: "this build has no overlay sleeve2"},
-		{name: "sleeve2", about: "sleeve between two new peers, encrypted", missing: "this build has no overlay sleeve2"},
+		{name: "sleeve2-plain", about: "sleeve between two new peers, in the clear", setup: weaverMode(sleeve.Name2, "")},
+		{name: "sleeve2", about: "sleeve between two new peers, encrypted", setup: weaverMode(sleeve.Name2, "a password of the bench")},
 	}
 }
 
@@ -178,7 +178,7 @@ func weaverMode(overlay, password string) func(context.Context, *pair) error {
 			clients[i] = api.NewClient(socket)
 			err := p.daemon(ctx, i, "weaver", weaverConfig{
 				Name: peer.MustParse(fmt.Sprintf("0a:00:00:00:00:%02x", i+1)).String(), Host: p.underlay[i], Peer: p.underlay[1-i],
-				Password: password, Socket: socket, Profile: p.profileFile(i),
+				Password: password, Overlay: overlay, Socket: socket, Profile: p.profileFile(i),
 			})
 			if err != nil {
 				return err

@@ -2,40 +2,39 @@
 // it need no sockets, and run under testing/synctest, so that minutes of a mesh of many peers pass in moments.
 //
 // A [Network] has hosts, each with an address. Between two hosts traffic may be cut and healed, delayed, and connections
-// may be reset.
+// may be reset; everywhere traffic may get lost.
 package meshtest
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
-
-const pipeBuffer = 256 << 10 // bytes that one direction of a connection holds, like a socket's buffers
 
 // Network connects hosts in memory. It is safe for concurrent use.
 type Network struct {
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*listener
-	conns     map[*conn]struct{} // dialled ends
+	conns     map[*conn]int // dialled ends, and how many ends are open
 	cut       map[[2]netip.Addr]bool
 	names     map[string][]netip.Addr
 	port      uint16
 	delay     time.Duration
+	loss      atomic.Pointer[loss]
 }
 
 // NewNetwork returns a network in which everybody reaches everybody; bytes take delay from one end to the other.
 func NewNetwork(delay time.Duration) *Network {
 	return &Network{
-		listeners: map[netip.AddrPort]*listener{}, conns: map[*conn]struct{}{}, cut: map[[2]netip.Addr]bool{},
+		listeners: map[netip.AddrPort]*listener{}, conns: map[*conn]int{}, cut: map[[2]netip.Addr]bool{},
 		names: map[string][]netip.Addr{}, port: 32768, delay: delay,
 	}
 }
@@ -124,6 +123,11 @@ func (h *Host) Resolve(_ context.Context, host string) ([]netip.Addr, error) {
 // Dial connects to a listener. Behind a cut it waits until ctx ends or ten seconds have passed.
 func (h *Host) Dial(ctx context.Context, _ netip.Addr, to netip.AddrPort) (net.Conn, error) {
 	n := h.net
+	if late, arrives := n.loss.Load().resend(firstSyn); late > 0 {
+		if err := wait(ctx, min(late, dialLimit)); err != nil || !arrives || late > dialLimit {
+			return nil, fmt.Errorf("dial %s: %w", to, cmp.Or[error](err, syscall.ETIMEDOUT))
+		}
+	}
 	n.mu.Lock()
 	l, cut := n.listeners[to], n.cut[pair(h.addr, to.Addr())]
 	if l == nil || cut {
@@ -131,16 +135,16 @@ func (h *Host) Dial(ctx context.Context, _ netip.Addr, to netip.AddrPort) (net.C
 		if !cut {
 			return nil, fmt.Errorf("dial %s: %w", to, syscall.ECONNREFUSED)
 		}
-		return nil, waitCut(ctx, to)
+		return nil, fmt.Errorf("dial %s: %w", to, cmp.Or[error](wait(ctx, dialLimit), syscall.ETIMEDOUT))
 	}
 	if n.port++; n.port < 32768 {
 		n.port = 32768
 	}
 	local := netip.AddrPortFrom(h.addr, n.port)
-	there, back := newPipe(n.delay), newPipe(n.delay)
+	there, back := newPipe(n), newPipe(n)
 	near := &conn{net: n, local: local, remote: to, in: back, out: there}
 	far := &conn{net: n, local: to, remote: local, in: there, out: back}
-	n.conns[near] = struct{}{}
+	n.conns[near] = 2
 	near.twin, far.twin = near, near
 	n.mu.Unlock()
 	select {
@@ -150,17 +154,19 @@ func (h *Host) Dial(ctx context.Context, _ netip.Addr, to netip.AddrPort) (net.C
 	case <-ctx.Done():
 	}
 	_ = near.Close()
+	_ = far.Close()
 	return nil, fmt.Errorf("dial %s: %w", to, syscall.ECONNREFUSED)
 }
 
-func waitCut(ctx context.Context, to netip.AddrPort) error {
-	t := time.NewTimer(10 * time.Second)
+// wait waits, and returns the context's error if that ends first.
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
-		return fmt.Errorf("dial %s: %w", to, syscall.ETIMEDOUT)
+		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("dial %s: %w", to, ctx.Err())
+		return ctx.Err()
 	}
 }
 
@@ -207,18 +213,30 @@ type conn struct {
 	local, remote netip.AddrPort
 	in, out       *pipe
 	twin          *conn // the dialled end, as the network knows the connection
+	closing       sync.Once
 }
 
-func (c *conn) Read(b []byte) (int, error)  { return c.in.read(b) }
-func (c *conn) Write(b []byte) (int, error) { return c.out.write(b) }
-func (c *conn) LocalAddr() net.Addr         { return net.TCPAddrFromAddrPort(c.local) }
-func (c *conn) RemoteAddr() net.Addr        { return net.TCPAddrFromAddrPort(c.remote) }
+func (c *conn) Read(b []byte) (int, error) { return c.in.read(b) }
+func (c *conn) LocalAddr() net.Addr        { return net.TCPAddrFromAddrPort(c.local) }
+func (c *conn) RemoteAddr() net.Addr       { return net.TCPAddrFromAddrPort(c.remote) }
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.out.write(b)
+	if errors.Is(err, syscall.ETIMEDOUT) {
+		c.in.fail(syscall.ETIMEDOUT)
+	}
+	return n, err
+}
 
 // Close ends the connection: the other end reads what was written, and then io.EOF; what it writes fails.
 func (c *conn) Close() error {
-	c.net.mu.Lock()
-	delete(c.net.conns, c.twin)
-	c.net.mu.Unlock()
+	c.closing.Do(func() {
+		c.net.mu.Lock()
+		defer c.net.mu.Unlock()
+		if c.net.conns[c.twin]--; c.net.conns[c.twin] == 0 {
+			delete(c.net.conns, c.twin)
+		}
+	})
 	c.out.finish()
 	c.in.fail(net.ErrClosed)
 	return nil
@@ -238,147 +256,4 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 func (c *conn) SetWriteDeadline(t time.Time) error {
 	c.out.setDeadline(&c.out.writeBy, t)
 	return nil
-}
-
-// pipe is one direction of a connection: a bounded row of pieces, each of which arrives at its time.
-type pipe struct {
-	delay time.Duration
-
-	mu      sync.Mutex
-	changed *sync.Cond
-	pieces  []piece
-	bytes   int
-	over    bool  // nothing more will be written
-	broken  error // nothing more can be read or written
-	cut     bool
-	readBy  deadline
-	writeBy deadline
-}
-
-type piece struct {
-	data []byte
-	at   time.Time
-}
-
-// deadline wakes those who wait for a pipe.
-type deadline struct {
-	at    time.Time
-	timer *time.Timer
-}
-
-func newPipe(delay time.Duration) *pipe {
-	p := &pipe{delay: delay}
-	p.changed = sync.NewCond(&p.mu)
-	return p
-}
-
-func (p *pipe) wakeAt(t time.Time) *time.Timer {
-	return time.AfterFunc(time.Until(t), func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.changed.Broadcast()
-	})
-}
-
-func (p *pipe) setDeadline(d *deadline, t time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	d.at = t
-	switch {
-	case t.IsZero():
-		if d.timer != nil {
-			d.timer.Stop()
-		}
-	case d.timer == nil:
-		d.timer = p.wakeAt(t)
-	default:
-		d.timer.Reset(time.Until(t))
-	}
-	p.changed.Broadcast()
-}
-
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
-
-func (p *pipe) read(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		switch {
-		case p.broken != nil:
-			return 0, p.broken
-		case p.readBy.passed():
-			return 0, os.ErrDeadlineExceeded
-		case !p.cut && len(p.pieces) > 0 && !p.pieces[0].at.After(time.Now()):
-			n := copy(b, p.pieces[0].data)
-			p.bytes -= n
-			if p.pieces[0].data = p.pieces[0].data[n:]; len(p.pieces[0].data) == 0 {
-				p.pieces = p.pieces[1:]
-			}
-			p.changed.Broadcast()
-			return n, nil
-		case !p.cut && len(p.pieces) == 0 && p.over:
-			return 0, io.EOF
-		}
-		if !p.cut && len(p.pieces) > 0 {
-			defer p.wakeAt(p.pieces[0].at).Stop()
-		}
-		p.changed.Wait()
-	}
-}
-
-func (p *pipe) write(b []byte) (n int, err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for len(b) > 0 {
-		switch {
-		case p.broken != nil:
-			return n, syscall.EPIPE
-		case p.over:
-			return n, net.ErrClosed
-		case p.writeBy.passed():
-			return n, os.ErrDeadlineExceeded
-		case p.bytes == pipeBuffer:
-			p.changed.Wait()
-			continue
-		}
-		k := min(len(b), pipeBuffer-p.bytes)
-		p.pieces = append(p.pieces, piece{slices.Clone(b[:k]), time.Now().Add(p.delay)})
-		p.bytes += k
-		n, b = n+k, b[k:]
-		p.changed.Broadcast()
-	}
-	return n, nil
-}
-
-func (p *pipe) setCut(cut bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.cut = cut
-	p.changed.Broadcast()
-}
-
-// finish says that nothing more will be written.
-func (p *pipe) finish() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.over = true
-	p.stopLocked(&p.writeBy)
-	p.changed.Broadcast()
-}
-
-// fail breaks the pipe for both ends.
-func (p *pipe) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken == nil {
-		p.broken = err
-	}
-	p.stopLocked(&p.readBy)
-	p.changed.Broadcast()
-}
-
-func (p *pipe) stopLocked(d *deadline) {
-	if d.timer != nil {
-		d.timer.Stop()
-	}
 }

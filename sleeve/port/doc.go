@@ -5,7 +5,8 @@
 // Both take what the kernel has not finished: frames with checksums that are yet to be computed, and bundles of many TCP or
 // UDP segments in one, which the kernel hands over with a virtio network header. One system call then brings up to 64 KiB,
 // and the port computes the checksums and cuts the segments (offload.go); what it returns is complete frames. Frames are
-// written without that help, one by one.
+// written without that help, one by one. A TAP device also gives super-frames as they are, and takes them: that is the way
+// between containers of two hosts that keeps segmentation offload (ReadFrames, WriteFrames).
 //
 // Linux only; elsewhere opening returns an error that wraps [errors.ErrUnsupported]. It needs CAP_NET_ADMIN for TAP devices
 // and CAP_NET_RAW for packet sockets, in the user namespace that owns the network namespace.
@@ -27,7 +28,7 @@ type PacketConfig struct {
 	Interface string
 }
 
-// Status counts what a port threw away since it was opened.
+// Status says what a port does, and counts what a port threw away since it was opened.
 type Status struct {
 	// TooLong frames did not fit the reader's buffer.
 	TooLong uint64 `json:"too_long"`
@@ -37,6 +38,8 @@ type Status struct {
 	Overflows uint64 `json:"overflows"`
 	// Refused frames were written, but the kernel did not take them: the device is down, full, or its MTU too small.
 	Refused uint64 `json:"refused"`
+	// Segmentation says for which protocols the device hands over super-frames, and why not for others. TAP devices only.
+	Segmentation string `json:"segmentation,omitempty"`
 }
 
 // counters is the live form of Status.

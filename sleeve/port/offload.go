@@ -3,6 +3,8 @@ package port
 import (
 	"encoding/binary"
 	"errors"
+
+	"github.com/overweave/overweave/mesh/overlay"
 )
 
 // vnetLen is the length of the header that describes what the kernel left undone: struct virtio_net_hdr, in the byte order
@@ -23,18 +25,9 @@ const (
 const (
 	etherHeader = 14
 	vlanTag     = 4
-	protoTCP    = 6
-	protoUDP    = 17
-	tcpMin      = 20
-	udpHeader   = 8
-	tcpFlags    = 13 // offset
-	tcpFIN      = 0x01
-	tcpPSH      = 0x08
-	tcpCWR      = 0x80
-	maxSegments = 1 << 16
 )
 
-var errOffload = errors.New("port: frame does not fit its offload header")
+var errOffload = errors.New("port: unknown offload")
 
 // vnetHeader is the decoded header.
 type vnetHeader struct {
@@ -51,159 +44,81 @@ func parseVnet(b []byte) vnetHeader {
 	}
 }
 
-// segmenter turns a frame as the kernel hands it over into frames as they go over a wire. Bundles are cut as RFC 9293 and
-// RFC 768 have it; what does not vary from segment to segment is copied from the bundle's header.
-type segmenter struct {
-	frame    []byte
-	header   int // Ethernet, IP and TCP or UDP headers: what is repeated; the length of the frame if there is one segment
-	ip       int // offset of the IP header
-	l4       int // offset of the TCP or UDP header
-	v6       bool
-	protocol uint8
-	size     int    // payload of a segment
-	pseudo   uint64 // sum of the pseudo header without the length
+// segments returns what the header says of the frame behind it. A frame that is no super-frame is made complete.
+func (h vnetHeader) segments(frame []byte) (s overlay.Segments, err error) {
+	s = overlay.Segments{Size: uint16(h.gsoSize), Transport: uint16(h.checksumAt)}
+	switch h.gso &^ gsoECN {
+	case gsoNone:
+		if h.flags&flagNeedsCSum != 0 {
+			err = overlay.CompleteChecksum(frame, h.checksumAt, h.checksumSkip)
+		}
+		return overlay.Segments{}, err
+	case gsoTCPv4:
+		s.Protocol = overlay.TCP4
+	case gsoTCPv6:
+		s.Protocol = overlay.TCP6
+	case gsoUDPL4:
+		s.Protocol = overlay.UDP4
+		if len(frame) > h.checksumAt && isIPv6(frame) {
+			s.Protocol = overlay.UDP6
+		}
+	default:
+		return s, errOffload
+	}
+	return s, nil
+}
 
-	done  int // payload bytes that are out
-	index int // segments that are out
-	ended bool
+// isIPv6 reports whether the type behind the VLAN tags of a frame is that of IPv6.
+func isIPv6(frame []byte) bool {
+	for at := etherHeader; at <= len(frame); at += vlanTag {
+		switch binary.BigEndian.Uint16(frame[at-2:]) {
+		case 0x86dd:
+			return true
+		case 0x8100, 0x88a8:
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // newSegmenter checks the header against the frame. The frame may be changed, and has to stay until the last segment is
 // out.
-func newSegmenter(h vnetHeader, frame []byte) (s segmenter, err error) {
-	s = segmenter{frame: frame, header: len(frame)}
-	switch h.gso &^ gsoECN {
-	case gsoNone:
-		if h.flags&flagNeedsCSum != 0 {
-			err = complete(frame, h.checksumAt, h.checksumSkip)
-		}
-		return s, err
-	case gsoTCPv4, gsoTCPv6:
-		s.protocol = protoTCP
-	case gsoUDPL4:
-		s.protocol = protoUDP
-	default:
-		return s, errOffload
+func newSegmenter(h vnetHeader, frame []byte) (overlay.Segmenter, error) {
+	s, err := h.segments(frame)
+	if err != nil {
+		return overlay.Segmenter{}, err
 	}
-	return s, s.parse(h)
+	return overlay.NewSegmenter(frame, s)
 }
 
-// complete computes a checksum whose field holds the sum of the pseudo header.
-func complete(frame []byte, at, skip int) error {
-	if at < etherHeader || at+skip+2 > len(frame) {
-		return errOffload
-	}
-	putChecksum(frame[at+skip:], sum(frame[at:], 0))
-	return nil
-}
-
-// parse finds the headers of a bundle.
-func (s *segmenter) parse(h vnetHeader) error {
-	s.ip, s.l4, s.size = etherHeader, h.checksumAt, h.gsoSize
-	if len(s.frame) < etherHeader+vlanTag {
-		return errOffload
-	}
-	etherType := binary.BigEndian.Uint16(s.frame[12:])
-	for etherType == 0x8100 || etherType == 0x88a8 {
-		s.ip += vlanTag
-		if len(s.frame) < s.ip {
-			return errOffload
-		}
-		etherType = binary.BigEndian.Uint16(s.frame[s.ip-2:])
-	}
-	s.v6 = etherType == 0x86dd
-	ipMin, version := 20, byte(4)
-	if s.v6 {
-		ipMin, version = 40, 6
-	}
-	minL4 := tcpMin
-	if s.protocol == protoUDP {
-		minL4 = udpHeader
-	}
-	if !s.v6 && etherType != 0x0800 || s.l4 < s.ip+ipMin || s.l4+minL4 > len(s.frame) || s.frame[s.ip]>>4 != version {
-		return errOffload
-	}
-	s.header = s.l4 + minL4
-	if s.protocol == protoTCP {
-		s.header = s.l4 + int(s.frame[s.l4+12]>>4)*4
-	}
-	if s.header < s.l4+minL4 || s.header > len(s.frame) || s.size == 0 {
-		return errOffload
-	}
-	return s.parsePseudo()
-}
-
-// parsePseudo checks the IP header and sums up what all segments share of the pseudo header.
-func (s *segmenter) parsePseudo() error {
-	ip := s.frame[s.ip:s.l4]
-	if s.v6 {
-		s.pseudo = sum(ip[8:40], uint64(s.protocol))
+// putVnet writes the header for a frame that is to be written. The checksum of a super-frame is set for it.
+func putVnet(b *[vnetLen]byte, f *overlay.Frame) error {
+	*b = [vnetLen]byte{}
+	if f.Segments.Protocol == 0 {
 		return nil
 	}
-	if int(ip[0]&15)*4 != len(ip) || ip[9] != s.protocol {
-		return errOffload
+	s, err := overlay.NewSegmenter(f.Data, f.Segments)
+	if err != nil {
+		return err
 	}
-	s.pseudo = sum(ip[12:20], uint64(s.protocol))
+	s.PutPseudoSum()
+	b[0] = flagNeedsCSum
+	switch f.Segments.Protocol {
+	case overlay.TCP4:
+		b[1] = gsoTCPv4
+	case overlay.TCP6:
+		b[1] = gsoTCPv6
+	default:
+		b[1] = gsoUDPL4
+	}
+	const flags, congestionWindowReduced = 13, 0x80
+	if b[1] != gsoUDPL4 && f.Data[int(f.Segments.Transport)+flags]&congestionWindowReduced != 0 {
+		b[1] |= gsoECN
+	}
+	binary.NativeEndian.PutUint16(b[2:], uint16(s.HeaderLen()))
+	binary.NativeEndian.PutUint16(b[4:], f.Segments.Size)
+	binary.NativeEndian.PutUint16(b[6:], f.Segments.Transport)
+	binary.NativeEndian.PutUint16(b[8:], uint16(s.ChecksumOffset()))
 	return nil
-}
-
-// nextLen returns the length of the next segment's frame, 0 if there is none left.
-func (s *segmenter) nextLen() int {
-	if s.ended {
-		return 0
-	}
-	return s.header + min(s.size, len(s.frame)-s.header-s.done)
-}
-
-// next writes the next segment to dst, which has room for nextLen bytes. It is not called when that is 0.
-func (s *segmenter) next(dst []byte) {
-	copy(dst, s.frame[:s.header])
-	n := s.nextLen() - s.header
-	copy(dst[s.header:], s.frame[s.header+s.done:][:n])
-	last := s.header+s.done+n == len(s.frame)
-	if s.size > 0 {
-		s.patch(dst[:s.header+n], last)
-	}
-	s.done += n
-	s.index++
-	s.ended = last || s.index == maxSegments
-}
-
-// skip leaves the next segment out.
-func (s *segmenter) skip() {
-	n := s.nextLen() - s.header
-	s.ended = s.header+s.done+n == len(s.frame)
-	s.done += n
-	s.index++
-}
-
-// patch makes the headers of a segment right.
-func (s *segmenter) patch(segment []byte, last bool) {
-	ip, l4 := segment[s.ip:s.l4], segment[s.l4:]
-	if s.v6 {
-		binary.BigEndian.PutUint16(ip[4:], uint16(len(segment)-s.ip-40))
-	} else {
-		binary.BigEndian.PutUint16(ip[2:], uint16(len(segment)-s.ip))
-		binary.BigEndian.PutUint16(ip[4:], binary.BigEndian.Uint16(ip[4:])+uint16(s.index))
-		putHeaderChecksum(ip)
-	}
-	field := 6
-	if s.protocol == protoTCP {
-		field = 16
-		s.patchTCP(l4, last)
-	} else {
-		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
-	}
-	binary.BigEndian.PutUint16(l4[field:], 0)
-	putChecksum(l4[field:], sum(l4, s.pseudo+uint64(len(l4))))
-}
-
-func (s *segmenter) patchTCP(tcp []byte, last bool) {
-	binary.BigEndian.PutUint32(tcp[4:], binary.BigEndian.Uint32(tcp[4:])+uint32(s.done))
-	if !last {
-		tcp[tcpFlags] &^= tcpFIN | tcpPSH
-	}
-	if s.index > 0 {
-		tcp[tcpFlags] &^= tcpCWR
-	}
 }

@@ -3,7 +3,6 @@ package port
 import (
 	"bytes"
 	"encoding/binary"
-	"math/rand/v2"
 	"net"
 	"testing"
 
@@ -114,12 +113,12 @@ func (b bundle) packet(t testing.TB) []byte {
 
 // pseudoSum is the sum of the pseudo header, word by word.
 func pseudoSum(b bundle, headers []byte, length int) []byte {
-	addresses, protocol := headers[len(headers)-8:], uint32(protoTCP)
+	addresses, protocol := headers[len(headers)-8:], uint32(6)
 	if b.v6 {
 		addresses = headers[len(headers)-32:]
 	}
 	if b.udp {
-		protocol = protoUDP
+		protocol = 17
 	}
 	s := protocol + uint32(length)
 	for i := 0; i < len(addresses); i += 2 {
@@ -182,30 +181,6 @@ func TestSegments(t *testing.T) {
 			index++
 		}
 		require.Len(t, frames, index, "%+v", b)
-	}
-}
-
-// A sum that comes to zero is written as all ones, since zero means no checksum in UDP.
-func TestZeroChecksum(t *testing.T) {
-	frame := make([]byte, 60)
-	frame[20], frame[21] = 0xff, 0xff
-	require.NoError(t, complete(frame, 20, 6))
-	require.Equal(t, []byte{0xff, 0xff}, frame[26:28])
-}
-
-func TestSum(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2))
-	for range 2000 {
-		b := make([]byte, r.IntN(200))
-		for i := range b {
-			b[i] = byte(r.Uint32()) | byte(r.IntN(2)*0xff)
-		}
-		start := r.Uint64() >> r.IntN(64)
-		want := start % 0xffff
-		for i, c := range b {
-			want = (want + uint64(c)<<(8*(1-i%2))) % 0xffff
-		}
-		require.Equal(t, want, uint64(fold(sum(b, start)))%0xffff)
 	}
 }
 

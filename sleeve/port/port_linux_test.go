@@ -154,6 +154,58 @@ func TestTraffic(t *testing.T) {
 	}
 }
 
+// TestSuperTraffic joins two TAP devices by way of super-frames: streams arrive, and were not cut on their way.
+func TestSuperTraffic(t *testing.T) {
+	l := labtest.New(t)
+	a, err := l.Host("a")
+	require.NoError(t, err)
+	b, err := l.Host("b")
+	require.NoError(t, err)
+	ports := [2]overlay.SegmentedPort{tap(t, a, 1).(overlay.SegmentedPort), tap(t, b, 2).(overlay.SegmentedPort)}
+	var wg sync.WaitGroup
+	var longest atomic.Int64
+	for i := range ports {
+		wg.Go(func() { superCable(ports[i], ports[1-i], &longest) })
+	}
+	for _, addr := range []string{"10.9.0.%d", "[fd09::%d]"} {
+		transfer(t, a, b, fmt.Sprintf(addr, 2))
+		transfer(t, b, a, fmt.Sprintf(addr, 1))
+	}
+	for _, p := range ports {
+		require.Zero(t, p.(*port.TAP).Status().Malformed)
+		require.NotEmpty(t, p.(*port.TAP).Status().Segmentation)
+		require.NoError(t, p.Close())
+	}
+	wg.Wait()
+	require.Greater(t, longest.Load(), int64(4*mtu))
+	_, err = ports[0].ReadFrames(make([]overlay.Frame, 1))
+	require.ErrorIs(t, err, net.ErrClosed)
+	require.ErrorIs(t, ports[0].WriteFrames(make([]overlay.Frame, 1)), net.ErrClosed)
+}
+
+// superCable carries frames from one port to the other until it is closed, and notes the longest.
+func superCable(from, to overlay.SegmentedPort, longest *atomic.Int64) {
+	frames, bufs := make([]overlay.Frame, 8), make([][]byte, 8)
+	for i := range bufs {
+		bufs[i] = make([]byte, 1<<16+14)
+	}
+	for {
+		for i := range frames {
+			frames[i] = overlay.Frame{Data: bufs[i]}
+		}
+		n, err := from.ReadFrames(frames)
+		if err != nil {
+			return
+		}
+		for _, f := range frames[:n] {
+			longest.Store(max(longest.Load(), int64(len(f.Data))))
+		}
+		if to.WriteFrames(frames[:n]) != nil {
+			return
+		}
+	}
+}
+
 // transfer sends a few megabytes from one host to an address of another.
 func transfer(t *testing.T, from, to *lab.Host, addr string) {
 	t.Helper()

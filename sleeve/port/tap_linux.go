@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -21,14 +19,16 @@ const (
 	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
 
-var _ overlay.Port = (*TAP)(nil)
+var _ overlay.SegmentedPort = (*TAP)(nil)
 
-// TAP is a TAP device. It implements [overlay.Port], with any number of goroutines writing. The device exists as long as it
+// TAP is a TAP device. It implements [overlay.SegmentedPort], with any number of goroutines writing. The device exists as long as it
 // is open.
 type TAP struct {
 	device
-	reader  tapReader
-	writers sync.Pool // of *tapWriter
+	reader   tapReader
+	direct   tapDirect
+	offloads string
+	writers  sync.Pool // of *tapWriter
 }
 
 // OpenTAP makes a TAP device, sets its MTU, and sets it up. The error wraps [os.ErrNotExist] if the system has no TAP
@@ -40,6 +40,7 @@ func OpenTAP(c TAPConfig) (*TAP, error) {
 		return nil, fmt.Errorf("port: TAP device %s: %w", c.Name, err)
 	}
 	t.reader.init(&t.counters)
+	t.direct.init(&t.counters)
 	t.writers.New = func() any { return newTAPWriter() }
 	return t, nil
 }
@@ -52,6 +53,7 @@ func (t *TAP) open(c TAPConfig) error {
 	if err != nil {
 		return err
 	}
+	t.offloads = setOffloads(fd)
 	inet, err := openInet()
 	if err != nil {
 		_ = unix.Close(fd)
@@ -84,13 +86,20 @@ func openTun(name string) (fd int, err error) {
 		_ = unix.Close(fd)
 		return -1, err
 	}
-	// Old kernels have less; without any of it the kernel does the work before we read.
-	for _, offload := range []int{offloadTCP | offloadUDP, offloadTCP, 0} {
-		if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offload) == nil {
-			break
-		}
-	}
 	return fd, nil
+}
+
+// setOffloads has the device leave to us what it can, and returns what that is. Old kernels have less; without any of it the
+// kernel does the work before we read.
+func setOffloads(fd int) string {
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP|offloadUDP) == nil {
+		return "TCP and UDP"
+	}
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, offloadTCP) == nil {
+		return "TCP; UDP is not offered by the kernel"
+	}
+	_ = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
+	return "not offered by the kernel"
 }
 
 func setUp(inet *os.File, c TAPConfig) error {
@@ -111,7 +120,11 @@ func setUp(inet *os.File, c TAPConfig) error {
 }
 
 // Status describes the port as it is now.
-func (t *TAP) Status() Status { return t.counters.status() }
+func (t *TAP) Status() Status {
+	st := t.counters.status()
+	st.Segmentation = t.offloads
+	return st
+}
 
 // Read implements [overlay.Port].
 func (t *TAP) Read(bufs [][]byte, sizes []int) (int, error) {
@@ -128,100 +141,41 @@ func (t *TAP) Read(bufs [][]byte, sizes []int) (int, error) {
 // Write implements [overlay.Port].
 func (t *TAP) Write(frames [][]byte) error {
 	w := t.writers.Get().(*tapWriter)
+	for _, data := range frames {
+		w.own = append(w.own, overlay.Frame{Data: data})
+	}
+	err := t.writeWith(w, w.own)
+	clear(w.own)
+	w.own = w.own[:0]
+	t.writers.Put(w)
+	return err
+}
+
+// ReadFrames implements [overlay.SegmentedPort]. It is not to be mixed with Read.
+func (t *TAP) ReadFrames(frames []overlay.Frame) (int, error) {
+	if t.closed.Load() {
+		return 0, t.fail("read", nil)
+	}
+	n, err := t.direct.read(t.raw, frames)
+	if err != nil {
+		return 0, t.fail("read", err)
+	}
+	return n, nil
+}
+
+// WriteFrames implements [overlay.SegmentedPort].
+func (t *TAP) WriteFrames(frames []overlay.Frame) error {
+	w := t.writers.Get().(*tapWriter)
+	err := t.writeWith(w, frames)
+	t.writers.Put(w)
+	return err
+}
+
+func (t *TAP) writeWith(w *tapWriter, frames []overlay.Frame) error {
 	err := w.write(t.raw, frames)
 	t.counters.refused.Add(w.refused)
-	t.writers.Put(w)
 	if err != nil {
 		return t.fail("write", err)
 	}
 	return nil
-}
-
-// tapReader reads packets one by one and hands out their frames.
-type tapReader struct {
-	unpack unpacker
-	packet []byte
-	bufs   [][]byte
-	sizes  []int
-	n      int
-	err    error
-	poll   func(fd uintptr) bool
-}
-
-func (r *tapReader) init(c *counters) {
-	r.unpack, r.packet, r.poll = newUnpacker(c), make([]byte, maxPacket), r.fill
-}
-
-func (r *tapReader) read(raw syscall.RawConn, bufs [][]byte, sizes []int) (int, error) {
-	r.bufs, r.sizes, r.n, r.err = bufs, sizes, 0, nil
-	err := raw.Read(r.poll)
-	r.bufs, r.sizes = nil, nil
-	if r.n > 0 {
-		return r.n, nil // an error comes again with the next call
-	}
-	if err == nil {
-		err = r.err
-	}
-	return r.n, err
-}
-
-// fill reads until the buffers are full or there is nothing left; false means that there was nothing at all.
-func (r *tapReader) fill(fd uintptr) bool {
-	for {
-		if r.n = r.unpack.fill(r.bufs, r.sizes, r.n); r.n == len(r.bufs) {
-			return true
-		}
-		n, err := unix.Read(int(fd), r.packet)
-		switch err {
-		case nil:
-			r.unpack.start(r.packet[:n])
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return r.n > 0
-		default:
-			r.err = os.NewSyscallError("read", err)
-			return true
-		}
-	}
-}
-
-// tapWriter writes frames one by one, each behind a header that says that nothing is left to do.
-type tapWriter struct {
-	header  [vnetLen]byte
-	iovecs  [2]unix.Iovec
-	frames  [][]byte
-	refused uint64
-	err     error
-	put     func(fd uintptr)
-}
-
-func newTAPWriter() *tapWriter {
-	w := new(tapWriter)
-	w.put = w.writeAll
-	w.iovecs[0].Base = &w.header[0]
-	w.iovecs[0].SetLen(vnetLen)
-	return w
-}
-
-func (w *tapWriter) write(raw syscall.RawConn, frames [][]byte) error {
-	w.frames, w.refused, w.err = frames, 0, nil
-	err := raw.Control(w.put)
-	w.frames, w.iovecs[1].Base = nil, nil
-	return errors.Join(err, w.err)
-}
-
-func (w *tapWriter) writeAll(fd uintptr) {
-	for _, frame := range w.frames {
-		w.iovecs[1].Base = unsafe.SliceData(frame)
-		w.iovecs[1].SetLen(len(frame))
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iovecs[0])), uintptr(len(w.iovecs)))
-		switch errno {
-		case 0:
-		case unix.EBADFD: // the device was removed
-			w.err = os.NewSyscallError("writev", errno)
-			return
-		default:
-			w.refused++
-		}
-	}
 }

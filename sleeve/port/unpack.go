@@ -1,25 +1,27 @@
 package port
 
+import "github.com/overweave/overweave/mesh/overlay"
+
 // unpacker hands out the frames of packets that the kernel has handed over, into buffers of the caller. It keeps its place
 // when those run out. It is not safe for concurrent use.
 type unpacker struct {
 	counters *counters
-	current  segmenter
+	current  overlay.Segmenter
 	tag      [vlanTag]byte // to be put back into the current frames, if tagged
 	tagged   bool
 }
 
 func newUnpacker(c *counters) unpacker {
-	return unpacker{counters: c, current: segmenter{ended: true}}
+	return unpacker{counters: c, current: overlay.Ended()}
 }
 
 // empty reports whether all frames are out.
-func (u *unpacker) empty() bool { return u.current.ended }
+func (u *unpacker) empty() bool { return u.current.NextLen() == 0 }
 
 // start takes a packet, header first; it stays borrowed until the unpacker is empty again, and is changed.
 func (u *unpacker) start(packet []byte) {
 	u.tagged = false
-	u.current.ended = true
+	u.current = overlay.Ended()
 	if len(packet) < vnetLen {
 		u.counters.malformed.Add(1)
 		return
@@ -37,19 +39,19 @@ func (u *unpacker) setTag(tag [vlanTag]byte) { u.tag, u.tagged = tag, true }
 
 // fill writes frames to bufs from the n-th on and returns how many there are now.
 func (u *unpacker) fill(bufs [][]byte, sizes []int, n int) int {
-	for ; n < len(bufs) && !u.current.ended; n++ {
-		size := u.current.nextLen()
+	for ; n < len(bufs) && u.current.NextLen() > 0; n++ {
+		size := u.current.NextLen()
 		room := size
 		if u.tagged {
 			room += vlanTag
 		}
 		if room > len(bufs[n]) {
 			u.counters.tooLong.Add(1)
-			u.current.skip()
+			u.current.Skip()
 			n--
 			continue
 		}
-		u.current.next(bufs[n])
+		u.current.Next(bufs[n])
 		if u.tagged {
 			insertTag(bufs[n], size, u.tag)
 		}

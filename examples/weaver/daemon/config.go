@@ -46,6 +46,8 @@ type Config struct {
 	Bridge string
 	// MTU of the bridge and of containers, in bytes. 0: 1376.
 	MTU int
+	// Overlays are the names of the overlays to offer to peers. Empty: all there are.
+	Overlays []string
 	// NoTAP makes the daemon use a packet socket on a veth pair even where a TAP device can be had.
 	NoTAP bool
 	// Expose gives the host itself an address on the overlay, on the bridge. It needs Range.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -127,8 +128,12 @@ func (d *daemon) openBridge() (err error) {
 		return err
 	}
 	d.onClose(d.bridge.Close)
+	overlays := []overlay.Overlay{d.sleeve.Sleeve2(), d.sleeve}
+	if len(d.cfg.Overlays) > 0 {
+		overlays = slices.DeleteFunc(overlays, func(o overlay.Overlay) bool { return !slices.Contains(d.cfg.Overlays, o.Name()) })
+	}
 	d.sw, err = overlay.NewSwitch(overlay.SwitchConfig{
-		Self: d.cfg.Name, Overlays: []overlay.Overlay{d.sleeve}, Port: d.bridge.port, Log: d.log,
+		Self: d.cfg.Name, Overlays: overlays, Port: d.bridge.port, Log: d.log,
 	})
 	return err
 }

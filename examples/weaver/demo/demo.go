@@ -133,7 +133,6 @@ func (r *run) waitLinks(ctx context.Context) error {
 			for _, c := range rep.Router.Connections {
 				if c.State == "established" && c.Encrypted == (r.cfg.Password != "") {
 					n++
-					r.report.Overlay = c.Link.Overlay
 				}
 			}
 			r.progress.detail("%s has %d of %d", h.Name, n, want)
@@ -177,6 +176,21 @@ func (r *run) waitNames(ctx context.Context) error {
 	return nil
 }
 
+// noteOverlay notes what carries the frames by now: overlays come up one after the other, and the best is not always first.
+func (r *run) noteOverlay(ctx context.Context) error {
+	first, _ := r.ends()
+	rep, err := first.Client.Report(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range rep.Router.Connections {
+		if c.State == "established" {
+			r.report.Overlay = c.Link.Overlay
+		}
+	}
+	return nil
+}
+
 // ping lets every container ping every other once, then measures between the first and the last.
 func (r *run) ping(ctx context.Context) error {
 	for _, from := range r.cluster.Hosts {
@@ -195,7 +209,7 @@ func (r *run) ping(ctx context.Context) error {
 		return err
 	}
 	r.report.PingMS = summarize(trips)
-	return nil
+	return r.noteOverlay(ctx)
 }
 
 func (r *run) ends() (first, last *Host) {

@@ -39,6 +39,12 @@ func (a Addr) Netip(is4 bool) netip.Addr {
 	return netip.AddrFrom16(raw)
 }
 
+// Words returns the number as two words, the high one first.
+func (a Addr) Words() [2]uint64 { return [2]uint64{a.hi, a.lo} }
+
+// FromWords returns what Words has given.
+func FromWords(w [2]uint64) Addr { return Addr{w[0], w[1]} }
+
 // String writes numbers below 2^32 as IPv4 addresses and others as IPv6 addresses.
 func (a Addr) String() string { return a.Netip(a.hi == 0 && a.lo <= math.MaxUint32).String() }
 

@@ -2,6 +2,7 @@ package ring
 
 import (
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
@@ -76,6 +77,15 @@ func (r *Ring) ownsAll(p peer.Name, piece addr.Range) bool {
 // Transfer returns the ring in which every token of from belongs to to (section 1.8), and the ranges that changed
 // hands. Without any it returns r itself.
 func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
+	return r.transfer(from, to, TakeoverStep)
+}
+
+// Reclaim is like Transfer, with versions that no owner reaches that was only not heard of for a while.
+func (r *Ring) Reclaim(from, to peer.Name) (*Ring, []addr.Range) {
+	return r.transfer(from, to, ReclaimStep)
+}
+
+func (r *Ring) transfer(from, to peer.Name, step uint32) (*Ring, []addr.Range) {
 	moved := r.Owned(from)
 	if from == to || len(moved) == 0 {
 		return r, nil
@@ -83,7 +93,7 @@ func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
 	t := slices.Clone(r.Tokens)
 	for i := range t {
 		if t[i].Peer == from {
-			t[i].Peer, t[i].Version = to, raise(t[i].Version, TakeoverStep)
+			t[i].Peer, t[i].Version = to, raise(t[i].Version, step)
 		}
 	}
 	return r.with(t), moved
@@ -118,7 +128,7 @@ func (r *Ring) Report(me peer.Name, count func(addr.Range) uint64, significant f
 		}
 		free := count(addr.Range{Start: x.At, End: r.end(i)})
 		if front := (addr.Range{Start: r.Range.Start, End: r.Tokens[0].At}); i == len(r.Tokens)-1 && !front.Empty() {
-			free += count(front)
+			free = sumFree(addr.Range{Start: x.At, End: r.end(i)}, front, free, count(front))
 		}
 		size := r.distance(i)
 		free = min(free, size)
@@ -134,6 +144,17 @@ func (r *Ring) Report(me peer.Name, count func(addr.Range) uint64, significant f
 		return r
 	}
 	return r.with(t)
+}
+
+// sumFree adds up what is free in two ranges. As many as a uint64 can hold are told only if all is free.
+func sumFree(a, b addr.Range, freeA, freeB uint64) uint64 {
+	if sum := freeA + freeB; sum >= freeA && sum < math.MaxUint64 {
+		return sum
+	}
+	if freeA == a.Size().Uint64() && freeB == b.Size().Uint64() {
+		return math.MaxUint64
+	}
+	return math.MaxUint64 - 1
 }
 
 // raise returns v + by, or the largest version: a version that came from outside must not make ours wrap to 0.

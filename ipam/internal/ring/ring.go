@@ -21,6 +21,9 @@ import (
 // TakeoverStep is what a version rises by when a token changes hands without the consent of its owner.
 const TakeoverStep = 100
 
+// ReclaimStep is the same for a token of a dead peer, which may have changed it often while nobody heard.
+const ReclaimStep = 1 << 16
+
 var (
 	// ErrNotSorted is returned for tokens that are not ascending.
 	ErrNotSorted = errors.New("Ring not sorted")
@@ -39,7 +42,7 @@ type Token struct {
 	At      addr.Addr
 	Peer    peer.Name
 	Version uint32
-	Free    uint64 // addresses not in use, as last told by the owner; a hint, at most the size of the piece
+	Free    uint64 // addresses not in use, as last told by the owner; a hint, at most the size of the piece; the largest uint64 for it and more
 }
 
 // Ring is a division of Range. Its fields are to be read only.

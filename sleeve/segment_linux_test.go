@@ -1,0 +1,87 @@
+package sleeve
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+)
+
+// TestSegments sends runs of datagrams of many sizes with the offload and without: each arrives by itself, in order.
+func TestSegments(t *testing.T) {
+	lo, err := netlink.LinkByName("lo")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkSetUp(lo))
+	for _, without := range []bool{false, true} {
+		var sockets [2]*Socket
+		for i := range sockets {
+			sockets[i], err = Listen(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(i + 1)}), 0))
+			require.NoError(t, err)
+			defer func() { _ = sockets[i].Close() }()
+		}
+		for _, e := range sockets[0].endpoints {
+			e.noSegment.Store(e.noSegment.Load() || without)
+		}
+		var msgs []Message
+		for i, size := range []int{1400, 1400, 1400, 300, 300, 1400, 20, 20, 20, 20, 19, 1, 1400, 1400, 1400, 1400} {
+			msgs = append(msgs, Message{
+				Data: bytes.Repeat([]byte{byte(i)}, size), Remote: sockets[1].LocalAddr(), DontFragment: i != 14,
+			})
+		}
+		for rest := msgs; len(rest) > 0; {
+			n, err := sockets[0].WriteBatch(rest)
+			require.NoError(t, err)
+			require.NotZero(t, n)
+			rest = rest[n:]
+		}
+		// One remote's datagrams come from one queue.
+		got := make(chan []byte, len(msgs))
+		for queue := range sockets[1].Queues() {
+			go func() {
+				buf := make([]Message, 4)
+				for i := range buf {
+					buf[i].Data = make([]byte, MaxDatagram)
+				}
+				for {
+					n, err := sockets[1].ReadBatch(queue, buf)
+					if err != nil {
+						return
+					}
+					for i := range n {
+						buf[i].each(func(_ netip.AddrPort, b []byte) { got <- bytes.Clone(b) })
+					}
+				}
+			}()
+		}
+		for i := range msgs {
+			require.Equal(t, msgs[i].Data, <-got, "%d, without: %t", i, without)
+		}
+		offloads := sockets[0].Offloads()
+		require.Len(t, offloads, 2)
+		require.Equal(t, without, offloads["UDP_SEGMENT"] != "in use")
+	}
+}
+
+func TestRunLength(t *testing.T) {
+	run := func(sizes ...int) int {
+		var msgs []Message
+		for _, n := range sizes {
+			msgs = append(msgs, Message{Data: make([]byte, n), DontFragment: true})
+		}
+		return runLength(msgs)
+	}
+	require.Equal(t, 3, run(100, 100, 99, 99))
+	require.Equal(t, 1, run(100, 101))
+	require.Equal(t, 1, run(0, 0))
+	require.Equal(t, 2, run(100, 100, 0))
+	require.Equal(t, 2, run(30000, 30000, 30000))
+	many := make([]int, 100)
+	for i := range many {
+		many[i] = 10
+	}
+	require.Equal(t, maxSegments, run(many...))
+	other := []Message{{Data: []byte{1}, DontFragment: true}, {Data: []byte{1}, DontFragment: true, Remote: netip.MustParseAddrPort("10.0.0.1:1")}}
+	require.Equal(t, 1, runLength(other))
+}

@@ -1,0 +1,360 @@
+package sleeve
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+var _ overlay.SegmentedLink = (*link2)(nil)
+
+// link2 is one end of sleeve2 between two peers. It implements [overlay.SegmentedLink].
+type link2 struct {
+	// constant
+	overlay *Overlay2
+	params  overlay.Params
+	local   netip.Addr // source of datagrams; zero: as routed
+	own     hello
+	log     *slog.Logger
+
+	// atomic; what sending and receiving need
+	route    atomic.Pointer[route2]   // nil: send nothing
+	sealing  atomic.Pointer[sealing]  // nil before the hellos
+	openings atomic.Pointer[openings] // nil before the hellos
+	bundles  atomic.Uint32            // super-frames so far
+
+	sentFrames, sentBytes         atomic.Uint64
+	receivedFrames, receivedBytes atomic.Uint64
+	drops                         drops
+
+	inside  gate          // calls of Send and of the overlay's readers
+	stop    chan struct{} // closed by Close
+	wakeup  chan struct{} // the machine has changed
+	running sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows; nothing is called out with it held
+	machine machine2
+	keys    keys
+	theirs  hello
+	closed  bool
+
+	answerMu sync.Mutex
+	limit    limiter // guarded by answerMu
+}
+
+// route2 is where datagrams go and how large they may be. It is immutable.
+type route2 struct {
+	remote netip.AddrPort
+	link   uint32 // the remote's id
+	size   int    // of a datagram, at most; 0 while unknown
+	mtu    int    // of an inner IP packet
+}
+
+func newLink2(o *Overlay2, p overlay.Params) *link2 {
+	l := &link2{
+		overlay: o, params: p, log: o.base.log.With("peer", p.Remote.String(), "overlay", Name2),
+		inside: newGate(), stop: make(chan struct{}), wakeup: make(chan struct{}, 1),
+		limit: limiter{interval: tooBigInterval, burst: tooBigBurst},
+		keys:  keys{session: p.Key, uid: p.ConnUID},
+	}
+	if o.base.conn.LocalAddr().Addr().IsUnspecified() {
+		l.local = p.Local.Addr().Unmap()
+	}
+	l.params.RemoteAddr = netip.AddrPortFrom(p.RemoteAddr.Addr().Unmap(), p.RemoteAddr.Port())
+	seal := check2Len
+	if p.Key != nil {
+		seal = 16
+	}
+	l.machine = newMachine2(l.params, frame2Overhead+seal+overlay.HeaderLen)
+	l.own.link = randomID()
+	_, _ = rand.Read(l.own.check[:]) // never fails
+	if hasFastAES() {
+		l.own.ciphers |= fastAES
+	}
+	return l
+}
+
+// Confirm implements [overlay.Link].
+func (l *link2) Confirm() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || l.machine.confirmed {
+		return
+	}
+	l.machine.confirm(time.Now())
+	l.publish()
+	l.running.Go(l.run)
+}
+
+// TakesSegments implements [overlay.SegmentedLink].
+func (l *link2) TakesSegments() bool { return true }
+
+// Control implements [overlay.Link].
+func (l *link2) Control(tag byte, payload []byte) {
+	theirs, ok := parseHello(payload)
+	if tag != tag2Hello || !ok {
+		return
+	}
+	l.mu.Lock()
+	if l.machine.greeted || l.closed {
+		l.mu.Unlock()
+		return
+	}
+	l.theirs = theirs
+	l.keys.aes = l.own.ciphers&theirs.ciphers&fastAES != 0
+	if err := l.begin(); err != nil { // of a cipher that has no way to fail
+		l.log.Error("sleeve: no keys", "err", err)
+	} else {
+		l.machine.greet(time.Now())
+	}
+	l.publish()
+	l.mu.Unlock()
+	l.wake()
+}
+
+// begin makes the keys of the first epochs. The caller holds mu.
+func (l *link2) begin() error {
+	var open openings
+	for i := range open[1:] {
+		o, err := l.opening(uint64(i))
+		if err != nil {
+			return err
+		}
+		open[1+i] = o
+	}
+	aead, err := l.keys.make(0, l.params.Outbound, l.theirs.check)
+	if err != nil {
+		return err
+	}
+	l.openings.Store(&open)
+	l.sealing.Store(&sealing{aead: aead})
+	return nil
+}
+
+func (l *link2) opening(epoch uint64) (*opening, error) {
+	aead, err := l.keys.make(epoch, !l.params.Outbound, l.own.check)
+	return &opening{epoch: epoch, aead: aead}, err
+}
+
+// advance makes an epoch the newest that was seen, after a datagram of it was opened.
+func (l *link2) advance(to *opening) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.openings.Load()
+	if old[2] != to {
+		return
+	}
+	next, err := l.opening(to.epoch + 1)
+	if err != nil {
+		l.log.Error("sleeve: no keys", "err", err)
+		return
+	}
+	l.openings.Store(&openings{old[1], to, next})
+}
+
+// rekey begins the next epoch of what we send.
+func (l *link2) rekey() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	epoch := l.sealing.Load().epoch + 1
+	aead, err := l.keys.make(epoch, l.params.Outbound, l.theirs.check)
+	if err != nil {
+		l.log.Error("sleeve: no keys", "err", err)
+		return
+	}
+	l.sealing.Store(&sealing{epoch: epoch, aead: aead})
+}
+
+// step gives the machine an input.
+func (l *link2) step(input func(m *machine2, now time.Time)) {
+	l.mu.Lock()
+	input(&l.machine, time.Now())
+	l.publish()
+	l.mu.Unlock()
+	l.wake()
+}
+
+// publish makes the machine's state known to senders. The caller holds mu.
+func (l *link2) publish() {
+	m := &l.machine
+	if !m.ready() {
+		return
+	}
+	r := route2{remote: m.remote, link: l.theirs.link, size: m.path.size, mtu: m.mtu()}
+	if old := l.route.Load(); old == nil || *old != r {
+		l.route.Store(&r)
+	}
+}
+
+func (l *link2) wake() {
+	select {
+	case l.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// run does what the machine asks for, until the link is closed or has failed.
+func (l *link2) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var actions []action2
+	for {
+		l.mu.Lock()
+		now := time.Now()
+		if s := l.sealing.Load(); s != nil {
+			l.machine.sent(now, s.next.Load())
+		}
+		l.machine.tick(now)
+		actions = l.machine.take(actions)
+		l.publish()
+		next := l.machine.next()
+		l.mu.Unlock()
+		for _, a := range actions {
+			select {
+			case <-l.stop:
+				return
+			default:
+				l.do(a)
+			}
+		}
+		if len(actions) > 0 {
+			continue // they may have led to more
+		}
+		if next.IsZero() {
+			return
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-l.stop:
+			return
+		case <-l.wakeup:
+		case <-timer.C:
+		}
+	}
+}
+
+// do carries out an action of the machine.
+func (l *link2) do(a action2) {
+	switch a.kind {
+	case do2Hello:
+		if err := l.params.SendControl(tag2Hello, l.own.append(nil)); err != nil {
+			l.log.Debug("sleeve: hello not sent", "err", err)
+		}
+	case do2Ping:
+		l.sendOwn(func(b []byte, overhead int) []byte { return appendPing(b, a.seq, a.size-overhead) })
+	case do2Pong:
+		l.sendOwn(func(b []byte, _ int) []byte { return appendPong(b, a.seq, a.size) })
+	case do2AskMTU:
+		l.learnMTU()
+	case do2Rekey:
+		l.rekey()
+	case do2Report:
+		l.params.Report(a.event)
+	case do2LogMove:
+		l.log.Info("sleeve: peer sends from another address", "address", l.Status().Remote)
+	}
+}
+
+// sendOwn sends a datagram of the link's own, whatever its size. fill appends its content, and learns the overhead.
+func (l *link2) sendOwn(fill func(b []byte, overhead int) []byte) {
+	s := l.overlay.senders.Get().(*sender2)
+	if s.begin(l) {
+		s.start()
+		s.arena = fill(s.arena, s.overhead())
+		s.seal()
+		s.end()
+	}
+	l.overlay.senders.Put(s)
+}
+
+// askMTU has the path MTU looked up.
+func (l *link2) askMTU() {
+	l.step(func(m *machine2, _ time.Time) { m.askMTU() })
+}
+
+func (l *link2) learnMTU() {
+	r := l.route.Load()
+	if r == nil {
+		return
+	}
+	pmtu, err := l.overlay.base.conn.PathMTU(r.remote.Addr())
+	if err != nil {
+		l.log.Debug("sleeve: path MTU unknown", "err", err)
+		pmtu = usualMTU // which is tested
+	}
+	l.step(func(m *machine2, now time.Time) { m.pathMTU(now, pmtu) })
+}
+
+// mayAnswer limits how often senders are told that their frames are too big.
+func (l *link2) mayAnswer(now time.Time) bool {
+	l.answerMu.Lock()
+	defer l.answerMu.Unlock()
+	return l.limit.allow(now)
+}
+
+// Send implements [overlay.Link].
+func (l *link2) Send(frames []overlay.Frame) {
+	if !l.inside.enter() {
+		l.drops.add(dropClosed, len(frames))
+		return
+	}
+	defer l.inside.leave()
+	s := l.overlay.senders.Get().(*sender2)
+	if !s.begin(l) {
+		l.overlay.senders.Put(s)
+		l.drops.add(dropNoAddress, len(frames))
+		return
+	}
+	for i := range frames {
+		s.frame(&frames[i])
+	}
+	answers := s.answers
+	s.answers = nil
+	s.end()
+	l.overlay.senders.Put(s)
+	if len(answers) > 0 {
+		l.params.Receive(answers)
+	}
+}
+
+// Status implements [overlay.Link].
+func (l *link2) Status() overlay.LinkStatus {
+	l.mu.Lock()
+	m := &l.machine
+	st := overlay.LinkStatus{
+		Overlay: Name2, Encrypted: l.params.Key != nil, Established: m.established, Remote: m.remote, MTU: m.mtu(), RTT: m.rtt,
+	}
+	if m.greeted {
+		st.Cipher = l.keys.cipher()
+	}
+	switch {
+	case m.err != nil:
+		st.Reason = m.err.Error()
+	case m.onHold:
+		st.Reason = errNoAnswer.Error()
+	}
+	l.mu.Unlock()
+	st.Sent = overlay.Counter{Frames: l.sentFrames.Load(), Bytes: l.sentBytes.Load()}
+	st.Received = overlay.Counter{Frames: l.receivedFrames.Load(), Bytes: l.receivedBytes.Load()}
+	st.Drops = l.drops.report()
+	return st
+}
+
+// Close implements [overlay.Link].
+func (l *link2) Close() {
+	l.mu.Lock()
+	first := !l.closed
+	l.closed = true
+	l.mu.Unlock()
+	if first {
+		l.overlay.unregister(l)
+		close(l.stop)
+	}
+	l.inside.close()
+	l.running.Wait()
+}

@@ -1,0 +1,229 @@
+package sleeve
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+)
+
+// reader2 takes the datagrams of sleeve2 that one queue brings. Frames of one link that arrive together are handed over
+// together, and parts of a super-frame next to each other become one again.
+//
+// Datagrams are opened at the end of the arena. Parts have their header behind their payload, so that the payload of one
+// lands right behind that of the part before it, where it belongs.
+type reader2 struct {
+	overlay *Overlay2
+
+	link   *link2          // whose frames are waiting; inside its gate
+	frames []overlay.Frame // they point into arena
+	arena  []byte
+	bytes  uint64
+	nonce  [nonce2Len]byte
+
+	super joined
+}
+
+// joined is a super-frame in the making, at the end of the arena.
+type joined struct {
+	active bool
+	start  int  // of its frame
+	first  int  // index of its first part
+	newest part // which was full
+}
+
+func newReader2(o *Overlay2) *reader2 {
+	return &reader2{overlay: o, arena: make([]byte, 0, readArena)}
+}
+
+// datagram takes one datagram, whose first byte has the group bit.
+func (r *reader2) datagram(from netip.AddrPort, b []byte) {
+	if len(b) < header2Len || b[0] != marker2 || !r.choose(binary.BigEndian.Uint32(b[4:])) {
+		r.overlay.base.strangers.Add(1)
+		return
+	}
+	body, ok := r.open(b)
+	if !ok {
+		return
+	}
+	switch body[len(body)-1] {
+	case kindFrames:
+		r.take(body)
+	case kindPart:
+		r.part(body)
+	case kindPing:
+		r.ping(from, body, len(b))
+	case kindPong:
+		r.pong(body)
+	default:
+		r.link.drops.add(dropUnknown, 1)
+	}
+}
+
+// choose makes the link with an id the one that frames are for; false if there is none.
+func (r *reader2) choose(id uint32) bool {
+	if r.link != nil && r.link.own.link == id {
+		return true
+	}
+	r.flush()
+	l := (*r.overlay.links.Load())[id]
+	if l == nil || !l.inside.enter() {
+		return false
+	}
+	r.link = l
+	return true
+}
+
+// open returns the content of a datagram, at the end of the arena, which does not count it yet. It is not empty.
+func (r *reader2) open(b []byte) ([]byte, bool) {
+	open := r.link.openings.Load()
+	if open == nil {
+		r.link.drops.add(dropSealed, 1)
+		return nil, false
+	}
+	o := open.find(b[1])
+	if o == nil {
+		r.link.drops.add(dropSealed, 1)
+		return nil, false
+	}
+	if cap(r.arena)-len(r.arena) < len(b)+maxHeader2 {
+		r.handOver()
+	}
+	number := binary.BigEndian.Uint64(b[8:])
+	binary.BigEndian.PutUint64(r.nonce[nonce2Len-8:], number)
+	out, err := o.aead.Open(r.arena, r.nonce[:], b[header2Len:], b[:header2Len])
+	switch {
+	case err != nil || len(out) == len(r.arena):
+		r.link.drops.add(dropSealed, 1)
+		return nil, false
+	case !o.fresh(number):
+		r.link.drops.add(dropReplay, 1)
+		return nil, false
+	case o == open[2]:
+		r.link.advance(o)
+	}
+	return out[len(r.arena):], true
+}
+
+// take takes a datagram of frames.
+func (r *reader2) take(body []byte) {
+	r.finish()
+	walk := frames2{rest: body[:len(body)-1], src: r.link.params.Remote, dst: r.link.params.Self}
+	for f, ok := walk.next(); ok; f, ok = walk.next() {
+		if len(r.frames) == readFrames {
+			// What was handed over is gone, what is in body stays.
+			r.give()
+		}
+		r.frame(f)
+	}
+	if walk.err != nil {
+		r.link.drops.add(dropTruncated, 1)
+	}
+	r.arena = r.arena[:len(r.arena)+len(body)]
+}
+
+func (r *reader2) frame(f overlay.Frame) {
+	switch {
+	case len(f.Data) < overlay.HeaderLen:
+		r.link.drops.add(dropShort, 1)
+	case !f.Src.IsValid() || !f.Dst.IsValid():
+		r.link.drops.add(dropNobody, 1)
+	default:
+		r.frames = append(r.frames, f)
+		r.bytes += uint64(len(f.Data))
+	}
+}
+
+// part takes a part of a super-frame.
+func (r *reader2) part(body []byte) {
+	p, rest, ok := parsePart(body, r.link.params.Remote, r.link.params.Self)
+	if !ok {
+		r.link.drops.add(dropTruncated, 1)
+		return
+	}
+	payload := len(rest) - p.header
+	if s := &r.super; s.active && p.continues(&s.newest) && len(r.arena)-s.start+payload <= maxIP {
+		r.arena = r.arena[:len(r.arena)+payload]
+		s.newest = p
+	} else {
+		r.finish()
+		r.begin(p, rest)
+	}
+	if p.last || payload < int(p.segments.Size) {
+		r.finish()
+	}
+}
+
+// begin begins a super-frame with what stands behind the arena's end: payload, then header, which trade places.
+func (r *reader2) begin(p part, rest []byte) {
+	var header [maxHeader2]byte
+	n := copy(header[:], rest[len(rest)-p.header:])
+	copy(rest[n:], rest[:len(rest)-n])
+	copy(rest, header[:n])
+	r.super = joined{active: true, start: len(r.arena), first: p.index, newest: p}
+	r.arena = r.arena[:len(r.arena)+len(rest)]
+}
+
+// finish ends the super-frame in the making, if there is one.
+func (r *reader2) finish() {
+	s := &r.super
+	if !s.active {
+		return
+	}
+	s.active = false
+	p := &s.newest
+	data := r.arena[s.start:len(r.arena):len(r.arena)]
+	segments, err := overlay.Restore(data, p.segments, overlay.Part{First: s.first, Last: p.last})
+	if err != nil {
+		r.link.drops.add(dropMalformed, 1)
+		return
+	}
+	r.frame(overlay.Frame{Data: data, Src: p.src, Dst: p.dst, Hops: p.hops, Segments: segments})
+}
+
+func (r *reader2) ping(from netip.AddrPort, body []byte, size int) {
+	if len(body) < pingLen {
+		r.link.drops.add(dropShort, 1)
+		return
+	}
+	seq := binary.BigEndian.Uint64(body)
+	r.link.step(func(m *machine2, now time.Time) { m.pinged(now, from, seq, size) })
+}
+
+func (r *reader2) pong(body []byte) {
+	if len(body) < pongLen {
+		r.link.drops.add(dropShort, 1)
+		return
+	}
+	seq, size := binary.BigEndian.Uint64(body), int(binary.BigEndian.Uint16(body[8:]))
+	r.link.step(func(m *machine2, now time.Time) { m.ponged(now, seq, size) })
+}
+
+// give gives the waiting frames to who forwards them.
+func (r *reader2) give() {
+	if len(r.frames) > 0 {
+		r.link.receivedFrames.Add(uint64(len(r.frames)))
+		r.link.receivedBytes.Add(r.bytes)
+		r.link.params.Receive(r.frames)
+	}
+	clear(r.frames)
+	r.frames, r.bytes = r.frames[:0], 0
+}
+
+// handOver gives all there is, and empties the arena.
+func (r *reader2) handOver() {
+	r.finish()
+	r.give()
+	r.arena = r.arena[:0]
+}
+
+// flush hands over what is waiting and leaves the link.
+func (r *reader2) flush() {
+	if r.link == nil {
+		return
+	}
+	r.handOver()
+	r.link.inside.leave()
+	r.link = nil
+}
