@@ -33,9 +33,7 @@ type link struct {
 	maxPayload  atomic.Int32
 	fragTrusted atomic.Bool
 
-	sentFrames, sentBytes         atomic.Uint64
-	receivedFrames, receivedBytes atomic.Uint64
-	drops                         drops
+	traffic
 
 	inside  gate          // calls of Send and of the overlay's readers
 	stop    chan struct{} // closed by Close
@@ -284,9 +282,7 @@ func (l *link) Status() overlay.LinkStatus {
 		st.Reason = m.err.Error()
 	}
 	l.mu.Unlock()
-	st.Sent = overlay.Counter{Frames: l.sentFrames.Load(), Bytes: l.sentBytes.Load()}
-	st.Received = overlay.Counter{Frames: l.receivedFrames.Load(), Bytes: l.receivedBytes.Load()}
-	st.Drops = l.drops.report()
+	l.traffic.fill(&st)
 	return st
 }
 

@@ -28,9 +28,7 @@ type link2 struct {
 	openings atomic.Pointer[openings] // nil before the hellos
 	bundles  atomic.Uint32            // super-frames so far
 
-	sentFrames, sentBytes         atomic.Uint64
-	receivedFrames, receivedBytes atomic.Uint64
-	drops                         drops
+	traffic
 
 	inside  gate          // calls of Send and of the overlay's readers
 	stop    chan struct{} // closed by Close
@@ -339,9 +337,7 @@ func (l *link2) Status() overlay.LinkStatus {
 		st.Reason = errNoAnswer.Error()
 	}
 	l.mu.Unlock()
-	st.Sent = overlay.Counter{Frames: l.sentFrames.Load(), Bytes: l.sentBytes.Load()}
-	st.Received = overlay.Counter{Frames: l.receivedFrames.Load(), Bytes: l.receivedBytes.Load()}
-	st.Drops = l.drops.report()
+	l.traffic.fill(&st)
 	return st
 }
 
