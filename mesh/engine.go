@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -40,6 +41,7 @@ type engine struct {
 	grownAt    time.Time     // when that changed
 	routesCost time.Duration // of the last graph
 	dist       []int32       // steps to each peer of the graph, if far is set
+	shortIDs   *shortIDs     // that the data plane has
 	far        int           // dial peers further away than so many steps first; zero: any
 
 	// When something is due; zero if it is not.
@@ -194,10 +196,20 @@ func (e *engine) refresh() {
 		e.r.topo.changed = false
 	}
 	e.r.view.Store(&view{graph: e.graph, links: maps.Clone(e.links)})
-	if sw := e.r.cfg.Switch; sw != nil && !e.graph.sameRoutes(prev) {
-		sw.Forwarder().SetRoutes(routes{e.graph})
+	if sw := e.r.cfg.Switch; sw != nil {
+		e.setRoutes(sw.Forwarder(), prev)
 	}
 	e.routesCost = time.Since(start)
+}
+
+// setRoutes gives the data plane the new routes, if they or the short ids differ from what it has.
+func (e *engine) setRoutes(f *overlay.Forwarder, prev *graph) {
+	ids := e.r.topo.short.owners()
+	if ids == e.shortIDs && e.graph.sameRoutes(prev) {
+		return
+	}
+	e.shortIDs = ids
+	f.SetRoutes(newRoutes(e.graph, ids))
 }
 
 // refreshSoon has refresh called after a while, a longer one the more it costs.

@@ -122,10 +122,20 @@ func (g *graph) makeSymmetric() [][]int32 {
 
 const nowhere = -1
 
-// walk goes over the graph from src in levels, each in the order of names. hop, if not nil, gets the first hop on the way
-// to each peer. The walk ends when it comes to stop, which makes the result true.
-func walk(adj [][]int32, src, stop int32, reached []bool, hop []int32) bool {
-	reached[src] = true
+// walk goes over a graph in levels, each in the order of names.
+type walk struct {
+	adj     [][]int32
+	reached []bool
+	// hop, if not nil, gets the neighbour of from that the way to each peer leads through, if it leads through from.
+	hop  []int32
+	from int32
+}
+
+func newWalk(adj [][]int32) *walk { return &walk{adj: adj, reached: make([]bool, len(adj))} }
+
+// run walks from src. It ends when it comes to stop, which makes the result true.
+func (w *walk) run(src, stop int32) bool {
+	w.reached[src] = true
 	level, next := []int32{src}, []int32(nil)
 	for len(level) > 0 {
 		slices.Sort(level)
@@ -133,17 +143,17 @@ func walk(adj [][]int32, src, stop int32, reached []bool, hop []int32) bool {
 			if p == stop {
 				return true
 			}
-			for _, q := range adj[p] {
-				if reached[q] {
+			for _, q := range w.adj[p] {
+				if w.reached[q] {
 					continue
 				}
-				reached[q] = true
+				w.reached[q] = true
 				next = append(next, q)
-				if hop == nil {
+				if w.hop == nil {
 					continue
 				}
-				if hop[q] = q; p != src {
-					hop[q] = hop[p]
+				if w.hop[q] = q; p != w.from {
+					w.hop[q] = w.hop[p]
 				}
 			}
 		}
@@ -153,20 +163,28 @@ func walk(adj [][]int32, src, stop int32, reached []bool, hop []int32) bool {
 }
 
 func (g *graph) hops(adj [][]int32) []int32 {
+	hop := g.hopsAlong(adj, g.self)
+	hop[g.self] = g.self
+	return hop
+}
+
+// hopsAlong returns, for each peer that frames spread by src reach through us, the neighbour they go to from here.
+func (g *graph) hopsAlong(adj [][]int32, src int32) []int32 {
 	hop := make([]int32, len(g.entries))
 	for i := range hop {
 		hop[i] = nowhere
 	}
-	walk(adj, g.self, nowhere, make([]bool, len(hop)), hop)
-	hop[g.self] = g.self
+	w := newWalk(adj)
+	w.hop, w.from = hop, g.self
+	w.run(src, nowhere)
 	return hop
 }
 
 // reachable says for each peer whether any listed connections lead to it.
 func (g *graph) reachable() []bool {
-	reached := make([]bool, len(g.entries))
-	walk(g.all, g.self, nowhere, reached, nil)
-	return reached
+	w := newWalk(g.all)
+	w.run(g.self, nowhere)
+	return w.reached
 }
 
 // distances returns how many steps away each peer is, over any listed connections; 0 for those out of reach.
@@ -213,12 +231,12 @@ func (g *graph) broadcast(cache map[int32][]peer.Name, adj [][]int32, src peer.N
 }
 
 func (g *graph) broadcastSet(adj [][]int32, src int32) (set []peer.Name) {
-	reached := make([]bool, len(g.entries))
-	if !walk(adj, src, g.self, reached, nil) {
+	w := newWalk(adj)
+	if !w.run(src, g.self) {
 		return nil
 	}
 	for _, q := range adj[g.self] {
-		if !reached[q] {
+		if !w.reached[q] {
 			set = append(set, g.entries[q].name)
 		}
 	}
@@ -283,15 +301,4 @@ func (g *graph) choose(except peer.Name, random func(n int) int) []peer.Name {
 		weight[i] = 0
 	}
 	return chosen
-}
-
-// routes gives the data plane its view of a graph; it implements overlay.Routes.
-type routes struct{ g *graph }
-
-// NextHop implements overlay.Routes.
-func (r routes) NextHop(dst peer.Name) (peer.Name, bool) { return r.g.next(r.g.unicast(), dst) }
-
-// Flood implements overlay.Routes.
-func (r routes) Flood(src peer.Name) []peer.Name {
-	return r.g.broadcast(r.g.flood, r.g.symmetric(), src)
 }

@@ -56,7 +56,7 @@ func TestVectorRoutes(t *testing.T) {
 		entries := entriesOf(t, names, in.Connections)
 		for self, w := range want.Tables {
 			g := newGraph(self, entries, nil)
-			r := routes{g}
+			r := newRoutes(g, newShortTable(nil).owners())
 			for dst := range entries {
 				hop, ok := r.NextHop(dst)
 				requireHop(t, w.Unicast, self, dst, hop, ok)

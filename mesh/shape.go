@@ -235,7 +235,7 @@ func (g *graph) reachesWithout(neighbour int32) bool {
 	}
 	cut(g.self, neighbour)
 	cut(neighbour, g.self)
-	return walk(adj, g.self, neighbour, make([]bool, len(adj)), nil)
+	return newWalk(adj).run(g.self, neighbour)
 }
 
 // sameRoutes reports whether all edges are as in another graph.

@@ -13,6 +13,7 @@ const shortIDTries = 10
 type shortTable struct {
 	slots         map[peer.ShortID]*shortSlot
 	invalidations int             // how often a mapping that somebody may have kept became wrong
+	snapshot      *shortIDs       // who owns what; nil after a change
 	pick          func(n int) int // random, in [0, n)
 }
 
@@ -39,6 +40,7 @@ func (t *shortTable) add(e *entry) {
 	if !e.hasShortID {
 		return
 	}
+	t.snapshot = nil
 	s := t.slots[e.shortID]
 	switch {
 	case s == nil:
@@ -61,6 +63,7 @@ func (t *shortTable) remove(e *entry) {
 	if !e.hasShortID || s == nil {
 		return
 	}
+	t.snapshot = nil
 	if s.owner != e.name {
 		s.others = slices.DeleteFunc(s.others, func(n peer.Name) bool { return n == e.name })
 		return
@@ -94,4 +97,25 @@ func (t *shortTable) choose() (id peer.ShortID, ok bool) {
 		return 0, false
 	}
 	return free[t.pick(len(free))], true
+}
+
+// shortIDs says at one moment who owns each short id. It is not changed.
+type shortIDs struct {
+	byID   map[peer.ShortID]peer.Name
+	byName map[peer.Name]peer.ShortID
+}
+
+// owners returns the table as it is now: the same as before if nothing has changed.
+func (t *shortTable) owners() *shortIDs {
+	if t.snapshot != nil {
+		return t.snapshot
+	}
+	ids := &shortIDs{byID: map[peer.ShortID]peer.Name{}, byName: map[peer.Name]peer.ShortID{}}
+	for id, s := range t.slots {
+		if s.owner != 0 {
+			ids.byID[id], ids.byName[s.owner] = s.owner, id
+		}
+	}
+	t.snapshot = ids
+	return ids
 }

@@ -50,8 +50,10 @@ type Bundle struct {
 // member is the link of one overlay. Its flags are guarded by the bundle's mu.
 type member struct {
 	name        string
+	index       int
 	link        Link          // nil if it could not be prepared
 	segmented   SegmentedLink // nil if it takes no super-frames
+	datapath    DatapathLink  // nil if it is not one
 	established bool
 	onHold      bool
 	failed      bool
@@ -82,7 +84,7 @@ func (b *Bundle) prepare(p Params, overlays map[string]Overlay, ours []string, s
 	}
 	var errs []error
 	for i, name := range common {
-		m := &member{name: name}
+		m := &member{name: name, index: i}
 		b.members = append(b.members, m)
 		if err := b.prepareMember(m, i, p, overlays[name], send); err != nil {
 			m.failed, m.reason = true, err
@@ -114,6 +116,7 @@ func (b *Bundle) prepareMember(m *member, index int, p Params, o Overlay, send f
 	}
 	m.link = link
 	m.segmented, _ = link.(SegmentedLink)
+	m.datapath, _ = link.(DatapathLink)
 	return nil
 }
 
@@ -124,8 +127,9 @@ func (b *Bundle) Confirm() {
 		b.mu.Unlock()
 		return
 	}
-	b.sw.setLink(b.remote, b)
+	b.sw.forwarder.links.set(b.remote, b)
 	b.mu.Unlock()
+	b.sw.forwarder.linksChanged()
 	for _, m := range b.members {
 		if m.link != nil {
 			m.link.Confirm()
@@ -159,27 +163,69 @@ func (b *Bundle) live(index int) Link {
 	return b.members[index].link
 }
 
-// send sends frames over the best link; false if there is none.
-func (b *Bundle) send(frames []Frame) bool {
+// pick returns the member for frames from src to dst: the best, or, if that is a datapath which cannot carry them, the next
+// one after it that can, on hold or not. Nil if there is none.
+func (b *Bundle) pick(src, dst peer.Name) *member {
+	best := b.best.Load()
+	if best == nil || best.carries(src, dst) {
+		return best
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range b.members[best.index+1:] {
+		if m.link != nil && !m.failed && m.carries(src, dst) {
+			return m
+		}
+	}
+	return nil
+}
+
+func (m *member) carries(src, dst peer.Name) bool {
+	return m.datapath == nil || m.datapath.Carries(src, dst)
+}
+
+// send sends frames over the best link; false if there is none. Of frames captured here, a datapath has sent its part.
+func (b *Bundle) send(frames []Frame, captured bool) bool {
 	m := b.best.Load()
 	if m == nil {
 		return false
 	}
+	if m.datapath == nil {
+		m.send(frames)
+		return true
+	}
+	ok := true
+	for i := range frames {
+		m := b.pick(frames[i].Src, frames[i].Dst)
+		switch {
+		case m == nil:
+			ok = false
+		case m.datapath == nil || !captured:
+			m.send(frames[i : i+1])
+		}
+	}
+	return ok
+}
+
+func (m *member) send(frames []Frame) {
 	if !anySuper(frames) || m.segmented != nil && m.segmented.TakesSegments() {
 		m.link.Send(frames)
-		return true
+		return
 	}
 	c := cutters.Get().(*cutter)
 	c.cut(frames, m.link.Send)
 	cutters.Put(c)
-	return true
 }
 
 // onEvent tells the mesh what it needs to know of an event: the first link that is established, and that none is left.
 func (b *Bundle) onEvent(m *member, e Event) {
 	b.reporting.Lock()
 	defer b.reporting.Unlock()
+	before := b.best.Load()
 	first, ended := b.note(m, e)
+	if b.best.Load() != before {
+		b.sw.forwarder.linksChanged()
+	}
 	if first {
 		b.report(Event{Kind: Established})
 	}
@@ -275,8 +321,9 @@ func (b *Bundle) Close() {
 	b.closed = true
 	members := b.members
 	b.mu.Unlock()
-	b.sw.dropLink(b.remote, b)
+	b.sw.forwarder.links.drop(b.remote, b)
 	b.best.Store(nil)
+	b.sw.forwarder.linksChanged()
 	for _, m := range members {
 		if m.link != nil {
 			m.link.Close()

@@ -46,34 +46,82 @@ var dropNames = [numDropReasons]string{"none", "short", "spanning_tree", "local"
 // String returns the name of the reason in status reports and metrics.
 func (d DropReason) String() string { return dropNames[d] }
 
-// Forwarder decides where frames go. It is safe for concurrent use; deciding takes no lock, except to note a station that
-// is new or has moved.
+// Forwarder decides where frames go, and over which links. It is safe for concurrent use; deciding takes no lock, except to
+// note a station that is new or has moved.
+//
+// Whoever keeps decisions, as a datapath does that has them in the kernel, watches for what makes them void: [Forwarder.Watch].
 type Forwarder struct {
-	self   peer.Name
-	routes atomic.Pointer[Routes]
-	macs   macTable
+	self     peer.Name
+	routes   atomic.Pointer[Routes]
+	macs     macTable
+	links    linkTable
+	watchers watchers
 }
 
 // NewForwarder returns a Forwarder for the peer self, with no routes and no stations.
 func NewForwarder(self peer.Name) *Forwarder {
 	f := &Forwarder{self: self}
 	f.SetRoutes(noRoutes{})
+	f.macs.changed = func(m MAC) { f.watchers.tell(Change{Station: m}) }
 	return f
 }
 
 type noRoutes struct{}
 
-func (noRoutes) NextHop(peer.Name) (peer.Name, bool) { return 0, false }
-func (noRoutes) Flood(peer.Name) []peer.Name         { return nil }
+func (noRoutes) NextHop(peer.Name) (peer.Name, bool)             { return 0, false }
+func (noRoutes) Flood(peer.Name) []peer.Name                     { return nil }
+func (noRoutes) FloodHop(peer.Name, peer.Name) (peer.Name, bool) { return 0, false }
+func (noRoutes) ShortID(peer.Name) (peer.ShortID, bool)          { return 0, false }
+func (noRoutes) Named(peer.ShortID) (peer.Name, bool)            { return 0, false }
+
+// Self returns the peer for which it decides.
+func (f *Forwarder) Self() peer.Name { return f.self }
+
+// Routes returns the routes in use.
+func (f *Forwarder) Routes() Routes { return *f.routes.Load() }
 
 // SetRoutes makes r the routes for all decisions from now on.
-func (f *Forwarder) SetRoutes(r Routes) { f.routes.Store(&r) }
+func (f *Forwarder) SetRoutes(r Routes) {
+	f.routes.Store(&r)
+	f.watchers.tell(Change{})
+}
+
+// Watch has changed called after each change that decisions depend on, until stop is called; a call may still be under way
+// then. Calls come from any goroutine, several at once, and must not block.
+func (f *Forwarder) Watch(changed func(Change)) (stop func()) { return f.watchers.add(changed) }
+
+// Link returns the link over which frames go to a neighbour that entered the overlay at src and are to leave it at dst; nil
+// if there is none.
+func (f *Forwarder) Link(hop, src, dst peer.Name) Link {
+	b := f.links.get(hop)
+	if b == nil {
+		return nil
+	}
+	if m := b.pick(src, dst); m != nil {
+		return m.link
+	}
+	return nil
+}
+
+// linksChanged tells those who keep decisions that frames may now go over other links.
+func (f *Forwarder) linksChanged() { f.watchers.tell(Change{}) }
 
 // Captured decides about a frame that a station of this host sent. It notes where the station is.
 func (f *Forwarder) Captured(now time.Time, dst, src MAC) Decision {
-	if !f.macs.learn(src, f.self, now, false) {
+	if !f.LearnLocal(now, src) {
 		return Decision{Drop: DropForeign}
 	}
+	return f.Outbound(dst)
+}
+
+// LearnLocal notes that a station of this host has sent something. It returns false, and notes nothing, if the station was
+// seen at another peer in the last ten seconds: its frames are then taken for our own that come back.
+func (f *Forwarder) LearnLocal(now time.Time, src MAC) bool {
+	return f.macs.learn(src, f.self, now, false)
+}
+
+// Outbound decides about a frame of a station of this host by its destination alone.
+func (f *Forwarder) Outbound(dst MAC) Decision {
 	if dst == spanningTree {
 		return Decision{Drop: DropSpanning}
 	}
@@ -91,10 +139,22 @@ func (f *Forwarder) Captured(now time.Time, dst, src MAC) Decision {
 // Received decides about a frame that came from a neighbour, with the peers that its sender gave. It notes where the
 // source station is if the frame is for this peer; relays learn nothing.
 func (f *Forwarder) Received(now time.Time, srcPeer, dstPeer peer.Name, dst, src MAC) Decision {
+	if dstPeer == f.self {
+		f.LearnRemote(now, src, srcPeer)
+	}
+	return f.Inbound(srcPeer, dstPeer, dst)
+}
+
+// LearnRemote notes that a station has sent something that entered the overlay at a peer. The latest word holds.
+func (f *Forwarder) LearnRemote(now time.Time, src MAC, at peer.Name) {
+	f.macs.learn(src, at, now, true)
+}
+
+// Inbound decides about a frame that came from a neighbour without regard to the station that sent it.
+func (f *Forwarder) Inbound(srcPeer, dstPeer peer.Name, dst MAC) Decision {
 	if dstPeer != f.self {
 		return f.relay(srcPeer, dstPeer)
 	}
-	f.macs.learn(src, srcPeer, now, true)
 	d := Decision{Source: srcPeer, Local: true}
 	if at, known := f.macs.lookup(dst); known && at == f.self {
 		return d
@@ -103,7 +163,7 @@ func (f *Forwarder) Received(now time.Time, srcPeer, dstPeer peer.Name, dst, src
 }
 
 func (f *Forwarder) relay(src, dst peer.Name) Decision {
-	hop, ok := (*f.routes.Load()).NextHop(dst)
+	hop, ok := f.Routes().NextHop(dst)
 	if !ok {
 		return Decision{Drop: DropNoRoute}
 	}
@@ -111,12 +171,15 @@ func (f *Forwarder) relay(src, dst peer.Name) Decision {
 }
 
 func (f *Forwarder) flood(d Decision) Decision {
-	d.Flood = (*f.routes.Load()).Flood(d.Source)
+	d.Flood = f.Routes().Flood(d.Source)
 	if len(d.Flood) == 0 && !d.Local {
 		d.Drop = DropNobody
 	}
 	return d
 }
+
+// Station returns the peer at which a station was last seen.
+func (f *Forwarder) Station(m MAC) (at peer.Name, known bool) { return f.macs.lookup(m) }
 
 // Expire forgets stations that were last seen more than MACAge before now.
 func (f *Forwarder) Expire(now time.Time) {

@@ -20,6 +20,10 @@ const (
 	macShards     = 256 // as many as a byte can tell
 	maxPerShard   = MaxMACs / macShards
 	macRefreshGap = int64(time.Second) // how stale last-seen may get; spares a write to shared memory for each frame
+
+	// macHold is for how long after its last frame from a peer a station that shows up here is not believed to have moved:
+	// its frames may be our own coming back. Peers of Weave Net hold it for ten minutes.
+	macHold = 10 * time.Second
 )
 
 // MACEntry says at which peer a station is.
@@ -32,7 +36,8 @@ type MACEntry struct {
 // macTable maps stations to peers. Readers load one pointer and look into a map that nobody changes; a writer copies one
 // shard. So it suits what it is for: read for each frame, changed when a station is new or moves.
 type macTable struct {
-	shards [macShards]macShard
+	shards  [macShards]macShard
+	changed func(MAC) // called, if set, after a station is new, has moved or was forgotten, without locks
 }
 
 type macShard struct {
@@ -64,8 +69,8 @@ func (t *macTable) lookup(m MAC) (peer.Name, bool) {
 	return 0, false
 }
 
-// learn notes that m was seen at p. If it is known at another peer it moves only with move set. It returns false if it
-// did not move. Group addresses are nobody's and are not learned.
+// learn notes that m was seen at p. If it is known at another peer it moves with move set, or if it was not seen there for
+// a while. It returns false if it did not move. Group addresses are nobody's and are not learned.
 func (t *macTable) learn(m MAC, p peer.Name, now time.Time, move bool) bool {
 	if m.IsGroup() {
 		return true
@@ -76,28 +81,35 @@ func (t *macTable) learn(m MAC, p peer.Name, now time.Time, move bool) bool {
 			st.touch(now)
 			return true
 		}
-		if !move {
+		if !move && st.held(now) {
 			return false
 		}
 	}
-	return s.insert(m, p, now, move)
+	learned, ok := s.insert(m, p, now, move)
+	if learned && t.changed != nil {
+		t.changed(m)
+	}
+	return ok
 }
 
-func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) bool {
+// insert puts a station that is not known at p there. ok is false if it may not move.
+func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) (learned, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.load()
-	if st := old[m]; st != nil && st.peer != p && !move {
-		return false // another goroutine was faster
+	if st := old[m]; st != nil && st.peer != p && !move && st.held(now) {
+		return false, false // another goroutine was faster
 	}
 	if old[m] == nil && len(old) >= maxPerShard {
-		return true // full: not learned, but no conflict either
+		return false, true // full: not learned, but no conflict either
 	}
 	st := &station{peer: p}
 	st.seen.Store(now.UnixNano())
 	s.replace(old, func(entries map[MAC]*station) { entries[m] = st })
-	return true
+	return true, true
 }
+
+func (st *station) held(now time.Time) bool { return now.UnixNano()-st.seen.Load() < int64(macHold) }
 
 func (st *station) touch(now time.Time) {
 	if t := now.UnixNano(); t-st.seen.Load() > macRefreshGap {
@@ -116,19 +128,32 @@ func (s *macShard) replace(old map[MAC]*station, change func(map[MAC]*station)) 
 // removeIf forgets the stations for which drop returns true.
 func (t *macTable) removeIf(drop func(*station) bool) {
 	for i := range t.shards {
-		s := &t.shards[i]
-		s.mu.Lock()
-		old := s.load()
-		for _, st := range old {
-			if drop(st) {
-				s.replace(old, func(entries map[MAC]*station) {
-					maps.DeleteFunc(entries, func(_ MAC, st *station) bool { return drop(st) })
-				})
-				break
+		gone := t.shards[i].removeIf(drop)
+		for _, m := range gone {
+			if t.changed != nil {
+				t.changed(m)
 			}
 		}
-		s.mu.Unlock()
 	}
+}
+
+func (s *macShard) removeIf(drop func(*station) bool) (gone []MAC) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.load()
+	for m, st := range old {
+		if drop(st) {
+			gone = append(gone, m)
+		}
+	}
+	if len(gone) > 0 {
+		s.replace(old, func(entries map[MAC]*station) {
+			for _, m := range gone {
+				delete(entries, m)
+			}
+		})
+	}
+	return gone
 }
 
 // list returns all entries in order of addresses.

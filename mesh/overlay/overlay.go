@@ -94,6 +94,16 @@ type SegmentedLink interface {
 	TakesSegments() bool
 }
 
+// DatapathLink is a Link of a datapath in the kernel that makes the same decisions as the switch: what stations of this host
+// send reaches the link's peer without the switch, and the Port has it only if it goes to other links as well. So the switch
+// hands such a link only frames that came over another link.
+type DatapathLink interface {
+	Link
+	// Carries reports whether the link can carry frames that entered the overlay at src and are to leave it at dst. If not
+	// they go over the next link in order of preference. It is asked for each decision, not for each frame.
+	Carries(src, dst peer.Name) bool
+}
+
 // LinkStatus describes a link for people and for metrics.
 type LinkStatus struct {
 	Overlay     string         `json:"overlay"`
@@ -149,7 +159,8 @@ type SegmentedPort interface {
 	WriteFrames(frames []Frame) error
 }
 
-// Routes answers where frames go between peers. Implementations are immutable: a change of topology makes a new one.
+// Routes answers where frames go between peers. Implementations are immutable: a change of topology, or of the short ids,
+// makes a new one.
 type Routes interface {
 	// NextHop returns the neighbour to which frames for dst go; ok is false if dst is ourselves or out of reach.
 	NextHop(dst peer.Name) (hop peer.Name, ok bool)
@@ -157,4 +168,14 @@ type Routes interface {
 	// Flood returns the neighbours to which frames go that src spreads to everyone: our place in src's broadcast tree. The
 	// caller does not change the result.
 	Flood(src peer.Name) []peer.Name
+
+	// FloodHop returns the neighbour of Flood(src) through which frames that src spreads come to dst; ok is false if they
+	// come to dst by a way that does not lead through us.
+	FloodHop(src, dst peer.Name) (hop peer.Name, ok bool)
+
+	// ShortID returns the short id that stands for a peer; ok is false if none does.
+	ShortID(name peer.Name) (id peer.ShortID, ok bool)
+
+	// Named returns the peer that a short id stands for; ok is false if there is none.
+	Named(id peer.ShortID) (name peer.Name, ok bool)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +30,7 @@ type SwitchConfig struct {
 	// Port is where frames of this host's stations come from and go to. Nil means none: the peer only relays. [Switch.Run]
 	// closes it.
 	Port Port
-	// Forwarder decides. Nil means a new one.
+	// Forwarder decides, for this switch alone. Nil means a new one. A datapath in the kernel shares it.
 	Forwarder *Forwarder
 	// Log gets what is worth a line. Nil means silence.
 	Log *slog.Logger
@@ -49,11 +48,8 @@ type Switch struct {
 	log       *slog.Logger
 
 	// atomic
-	links   atomic.Pointer[map[peer.Name]*Bundle]
 	drops   [numDropReasons]atomic.Uint64
 	portErr atomic.Uint64
-
-	mu sync.Mutex // serializes writers of links
 
 	scratch sync.Pool // of *batch
 }
@@ -83,7 +79,6 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.links.Store(&map[peer.Name]*Bundle{})
 	s.scratch.New = func() any { return new(batch) }
 	return s, nil
 }
@@ -105,27 +100,6 @@ func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, re
 		return nil, err
 	}
 	return b, nil
-}
-
-func (s *Switch) setLink(remote peer.Name, b *Bundle) {
-	s.changeLinks(func(links map[peer.Name]*Bundle) { links[remote] = b })
-}
-
-// dropLink forgets b, unless another connection has taken its place.
-func (s *Switch) dropLink(remote peer.Name, b *Bundle) {
-	s.changeLinks(func(links map[peer.Name]*Bundle) {
-		if links[remote] == b {
-			delete(links, remote)
-		}
-	})
-}
-
-func (s *Switch) changeLinks(change func(map[peer.Name]*Bundle)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	links := maps.Clone(*s.links.Load())
-	change(links)
-	s.links.Store(&links)
 }
 
 // Run moves frames from the port until ctx ends or the port fails, and forgets old stations. Frames from links are moved
@@ -180,7 +154,7 @@ func (s *Switch) readPort() error {
 		for i := range frames[:n] {
 			s.capture(b, now, &frames[i])
 		}
-		s.flush(b)
+		s.flush(b, true)
 	}
 }
 
@@ -206,7 +180,7 @@ func (s *Switch) receive(frames []Frame) {
 		}
 		s.apply(b, s.forwarder.Received(now, f.Src, f.Dst, dst, src), f)
 	}
-	s.flush(b)
+	s.flush(b, false)
 	s.scratch.Put(b)
 }
 
@@ -226,17 +200,17 @@ func (s *Switch) apply(b *batch, d Decision, f *Frame) {
 	}
 }
 
-// flush sends what the batch has gathered and empties it.
-func (s *Switch) flush(b *batch) {
+// flush sends what the batch has gathered and empties it. Of frames captured here, datapaths have sent their part.
+func (s *Switch) flush(b *batch, captured bool) {
 	if len(b.local) > 0 && s.port != nil {
 		if err := s.port.WriteFrames(b.local); err != nil {
 			s.portErr.Add(1)
 		}
 	}
-	links := *s.links.Load()
+	links := s.forwarder.links.all()
 	for i := range b.hops[:b.n] {
 		out := &b.hops[i]
-		if link := links[out.hop]; link == nil || !link.send(out.frames) {
+		if link := links[out.hop]; link == nil || !link.send(out.frames, captured) {
 			s.drops[DropNoLink].Add(uint64(len(out.frames)))
 		}
 	}

@@ -1,0 +1,59 @@
+package mesh
+
+import (
+	"sync"
+
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// routes is the data plane's view of the mesh at one moment.
+type routes struct {
+	g   *graph
+	ids *shortIDs
+
+	mu    sync.Mutex
+	trees map[peer.Name][]int32 // by source: the neighbour on the way to each peer
+}
+
+var _ overlay.Routes = (*routes)(nil)
+
+func newRoutes(g *graph, ids *shortIDs) *routes {
+	return &routes{g: g, ids: ids, trees: map[peer.Name][]int32{}}
+}
+
+// NextHop implements overlay.Routes.
+func (r *routes) NextHop(dst peer.Name) (peer.Name, bool) { return r.g.next(r.g.unicast(), dst) }
+
+// Flood implements overlay.Routes.
+func (r *routes) Flood(src peer.Name) []peer.Name {
+	return r.g.broadcast(r.g.flood, r.g.symmetric(), src)
+}
+
+// FloodHop implements overlay.Routes.
+func (r *routes) FloodHop(src, dst peer.Name) (peer.Name, bool) {
+	s, known := r.g.index[src]
+	if !known {
+		return 0, false
+	}
+	r.mu.Lock()
+	tree, have := r.trees[src]
+	if !have {
+		tree = r.g.hopsAlong(r.g.symmetric(), s)
+		r.trees[src] = tree
+	}
+	r.mu.Unlock()
+	return r.g.next(tree, dst)
+}
+
+// ShortID implements overlay.Routes.
+func (r *routes) ShortID(name peer.Name) (peer.ShortID, bool) {
+	id, ok := r.ids.byName[name]
+	return id, ok
+}
+
+// Named implements overlay.Routes.
+func (r *routes) Named(id peer.ShortID) (peer.Name, bool) {
+	name, ok := r.ids.byID[id]
+	return name, ok
+}
