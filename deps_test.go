@@ -53,7 +53,7 @@ sleeve                   | mesh/overlay mesh/peer crypto                  | gola
 sleeve/sleevetest        | sleeve                                         | -                                   | a network in memory for sleeve
 sleeve/port              | mesh/overlay                                   | github.com/vishvananda/netlink golang.org/x/sys | devices of the host, for any carrier
 fastdp                   | mesh/overlay mesh/peer odp                     | github.com/vishvananda/netlink golang.org/x/sys | a carrier: the mesh finds it by the contract
-fastdp/ipsec             | mesh/overlay mesh/peer crypto                  | github.com/vishvananda/netlink github.com/google/nftables golang.org/x/sys | ESP for fastdp, which does not need it
+fastdp/ipsec             | fastdp mesh/overlay mesh/peer crypto           | github.com/vishvananda/netlink github.com/google/nftables golang.org/x/sys | ESP behind a seam of fastdp, which does not need it
 fastdp/fastdptest        | fastdp fastdp/ipsec mesh/overlay mesh/peer odp | -                                   | fakes of fastdp's seams
 
 internal/device          | -                                              | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables golang.org/x/sys | wiring of the host

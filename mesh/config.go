@@ -29,6 +29,9 @@ type Config struct {
 	Name peer.Name
 	// UID tells this run from others. Zero means a random one.
 	UID peer.UID
+	// ShortID is the short id to claim first: the one of the last run, so that what kernels hold of it stays true. Zero means a
+	// random one. [Router.Status] tells which one holds.
+	ShortID peer.ShortID
 	// Nickname is for people, the host's name for example. It may be empty.
 	Nickname string
 	// Listen is the address and TCP port to listen on. A specific address is also the source of outgoing connections. Port
@@ -70,6 +73,9 @@ func (c Config) withDefaults() Config {
 	if c.UID == 0 {
 		c.UID = peer.NewUID()
 	}
+	if c.ShortID == 0 {
+		c.ShortID = peer.RandomShortID()
+	}
 	if c.DefaultPort == 0 {
 		c.DefaultPort = DefaultPort
 	}
@@ -98,6 +104,9 @@ func (c *Config) validate() error {
 	var errs []error
 	if !c.Name.IsValid() {
 		errs = append(errs, peer.ErrInvalidName)
+	}
+	if c.ShortID > peer.MaxShortID {
+		errs = append(errs, fmt.Errorf("%w %d", peer.ErrInvalidShortID, c.ShortID))
 	}
 	if len(c.Nickname) > maxNickname {
 		errs = append(errs, fmt.Errorf("nickname of %d bytes, at most %d", len(c.Nickname), maxNickname))

@@ -82,7 +82,7 @@ func New(c Config) (*Router, error) {
 		events: make(chan func(*engine), 64), stopped: make(chan struct{}),
 	}
 	r.buffers.New = func() any { return new([]byte) }
-	self := &entry{name: c.Name, uid: c.UID, nickname: c.Nickname, shortID: peer.RandomShortID(), hasShortID: true}
+	self := &entry{name: c.Name, uid: c.UID, nickname: c.Nickname, shortID: c.ShortID, hasShortID: true}
 	r.topo = newTopology(self, randomInt)
 	r.view.Store(&view{graph: newGraph(c.Name, r.topo.entries, nil)})
 	if err := r.dial.connect(true, c.Targets, time.Now()); err != nil {

@@ -120,12 +120,17 @@ func TestKilledDaemon(t *testing.T) {
 		addrs[h] = h.Address
 	}
 	require.NoError(t, a.Reach(ctx, b.Address.Addr()))
+	before, err := b.Client.Report(ctx)
+	require.NoError(t, err)
 
 	require.NoError(t, b.Kill())
 	killed := time.Now()
 	require.NoError(t, b.Launch(ctx))
 	require.NoError(t, a.Reach(ctx, b.Address.Addr()))
 	require.Less(t, time.Since(killed), 15*time.Second)
+	after, err := b.Client.Report(ctx)
+	require.NoError(t, err)
+	require.Equal(t, before.Router.ShortID, after.Router.ShortID, "kernels of other hosts know it by that")
 
 	for _, h := range c.Hosts {
 		require.NoError(t, h.Attach(ctx)) // attaching again changes nothing

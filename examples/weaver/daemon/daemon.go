@@ -144,7 +144,7 @@ func (d *daemon) buildMesh() (err error) {
 		limit = -1
 	}
 	d.router, err = mesh.New(mesh.Config{
-		Name: d.cfg.Name, Nickname: d.cfg.Nickname,
+		Name: d.cfg.Name, ShortID: d.state.shortID(), Nickname: d.cfg.Nickname,
 		Listen: netip.AddrPortFrom(d.cfg.Host, d.cfg.Port), DefaultPort: d.cfg.Port,
 		Password: d.cfg.Password, TrustedSubnets: d.cfg.TrustedSubnets, MinProtocol: d.cfg.MinProtocol,
 		Targets: d.cfg.Peers, ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
@@ -221,6 +221,7 @@ func (d *daemon) run(ctx context.Context) error {
 	part("switch", d.sw.Run)
 	part("mesh", d.router.Run)
 	part("peers", d.checkStart)
+	part("short id", d.keepShortID)
 	if d.ipam != nil {
 		part("addresses", d.ipam.Run)
 	}

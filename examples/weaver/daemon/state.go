@@ -23,6 +23,7 @@ var (
 	bucketMeta        = []byte("meta")
 	bucketAttachments = []byte("attachments") // ID -> api.Attachment as JSON
 	keyName           = []byte("peername")    // text
+	keyShortID        = []byte("shortid")     // decimal text
 )
 
 // state remembers over restarts what the daemon promised: its name, and who is attached under which names. A nil *state
@@ -82,6 +83,27 @@ func (s *state) setName(n peer.Name) error {
 	}
 	return s.db.Update(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketMeta).Put(keyName, []byte(n.String()))
+	})
+}
+
+// shortID returns the short id used last, zero if there is none.
+func (s *state) shortID() (id peer.ShortID) {
+	if s == nil {
+		return 0
+	}
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		id, _ = peer.ParseShortID(string(tx.Bucket(bucketMeta).Get(keyShortID))) // as for the name
+		return nil
+	})
+	return id
+}
+
+func (s *state) setShortID(id peer.ShortID) error {
+	if s == nil || s.shortID() == id {
+		return nil
+	}
+	return s.db.Update(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketMeta).Put(keyShortID, []byte(id.String()))
 	})
 }
 
