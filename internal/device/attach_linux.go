@@ -33,7 +33,11 @@ func Attach(ctx context.Context, a Attachment) (Attached, error) {
 	if err := errors.Join(checkNames(a.HostName, a.Interface), checkAddresses(a.Addresses...), checkRoutes(a.Routes)); err != nil {
 		return Attached{}, err
 	}
-	bridge, err := linkOfType(a.Bridge, "bridge")
+	kind := "bridge"
+	if a.Join != nil {
+		kind = "openvswitch"
+	}
+	bridge, err := linkOfType(a.Bridge, kind)
 	if err != nil {
 		return Attached{}, failed(err, "bridge %s", a.Bridge)
 	}
@@ -154,13 +158,24 @@ func (at *attacher) create() error {
 	}
 	at.host = host
 	ignoreRouterAdvertisements(at.HostName)
-	if err := addPort(at.bridge, host); err != nil {
+	if err := at.join(); err != nil {
 		return failed(err, "making %s a port of %s", at.HostName, at.Bridge)
 	}
 	if !at.Hairpin {
 		return nil
 	}
 	return failed(netlink.LinkSetHairpin(host, true), "setting hairpin of %s", at.HostName)
+}
+
+// join makes the host's end a port.
+func (at *attacher) join() error {
+	if at.Join == nil {
+		return addPort(at.bridge, at.host)
+	}
+	if err := netlink.LinkSetUp(at.host); err != nil {
+		return err
+	}
+	return at.Join(at.HostName)
 }
 
 // configure gives the container's end what it shall have. It runs inside, as the further steps do.

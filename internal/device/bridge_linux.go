@@ -71,8 +71,8 @@ func RemoveBridge(name string) error { return remove(name, "bridge") }
 // EnsurePair makes a veth pair, or adopts it, connects its inner end to the bridge, and puts both ends up. The host itself
 // neither speaks nor listens on the outer end.
 //
-// Frames reach the outer end as they would go onto a wire: with their checksums computed, and no longer than the MTU. The
-// inner end is told to offer no offloads, so the kernel finishes each frame before it passes, whoever sent it.
+// Without p.Offload, frames reach the outer end as they would go onto a wire: with their checksums computed, and no longer
+// than the MTU. The inner end is told to offer no offloads, so the kernel finishes each frame before it passes, whoever sent it.
 func EnsurePair(p Pair) (created bool, err error) {
 	if err := checkNames(p.Inner, p.Outer); err != nil {
 		return false, err
@@ -132,8 +132,10 @@ func setUpPair(p Pair, bridge, inner, outer netlink.Link) error {
 			return failed(err, "setting the MTU to %d", p.MTU)
 		}
 	}
-	if err := noChecksumOffload(p.Inner); err != nil {
-		return err
+	if !p.Offload {
+		if err := noChecksumOffload(p.Inner); err != nil {
+			return err
+		}
 	}
 	ignoreRouterAdvertisements(p.Inner)
 	stayOut(p.Outer)

@@ -23,7 +23,8 @@ type Bridge struct {
 	MTU int
 }
 
-// Pair describes the veth pair by which an overlay that works with a packet socket is connected to the bridge.
+// Pair describes the veth pair by which an overlay is connected to the bridge that works with a packet socket, or is a
+// datapath in the kernel.
 type Pair struct {
 	// Bridge is the name of the bridge.
 	Bridge string
@@ -32,12 +33,17 @@ type Pair struct {
 	Inner, Outer string
 	// MTU in bytes; 0 means that of the bridge.
 	MTU int
+	// Offload lets frames pass unfinished, with checksums to be computed and super-frames to be cut: for a datapath, which
+	// stays in the kernel.
+	Offload bool
 }
 
 // Attachment describes how a container is connected.
 type Attachment struct {
-	// Bridge is the name of the bridge to connect to.
+	// Bridge is the name of the bridge to connect to, or of a datapath's own device if Join is set.
 	Bridge string
+	// Join makes the host's end, which is up, a port of a datapath. Nil: Bridge is a Linux bridge.
+	Join func(device string) error
 	// NetNS is the path of the container's network namespace, as [ResolveNetNS] returns it.
 	NetNS string
 	// HostName is the name of the end of the veth pair that is a port of the bridge; see [HostName].
