@@ -244,7 +244,10 @@ func (c *Conn) cause(ctx context.Context, err error) error {
 		return net.ErrClosed
 	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ENOBUFS):
+	case errors.Is(err, syscall.ENOBUFS):
+		drain(c.sock, c.bufs, c.lens) // so that the next request can be answered
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
 	return err
@@ -286,6 +289,7 @@ func (c *Conn) dumpOnce(ctx context.Context, op string, r request) (parts [][]by
 	for {
 		n, err := c.sock.Receive(c.bufs, c.lens)
 		if errors.Is(err, syscall.ENOBUFS) {
+			drain(c.sock, c.bufs, c.lens)
 			return nil, true, nil
 		}
 		if err != nil {

@@ -60,6 +60,7 @@ type EventReader struct {
 	bufs     [][]byte
 	lens     []int
 	queue    []Event
+	behind   bool // events were lost, and those after them have not been emptied out yet
 	closed   atomic.Bool
 }
 
@@ -95,7 +96,8 @@ func (r *EventReader) Close() error {
 	return r.sock.Close()
 }
 
-// Read waits for the next event. [ErrEventsLost] says that some were lost: list anew, then go on reading.
+// Read waits for the next event. [ErrEventsLost] says that some were lost: list anew, then go on reading. What happens after it has
+// returned is told again, or said to be lost again.
 func (r *EventReader) Read(ctx context.Context) (Event, error) {
 	if len(r.queue) == 0 {
 		if err := r.fill(ctx); err != nil {
@@ -120,12 +122,17 @@ func (r *EventReader) fill(ctx context.Context) error {
 	defer interruptOn(ctx, r.sock)()
 	r.queue = r.queue[:0]
 	for len(r.queue) == 0 {
+		if r.behind {
+			r.behind = !drain(r.sock, r.bufs, r.lens)
+			return ErrEventsLost
+		}
 		n, err := r.sock.Receive(r.bufs, r.lens)
 		switch {
 		case r.closed.Load():
 			return net.ErrClosed
 		case errors.Is(err, syscall.ENOBUFS):
-			return ErrEventsLost
+			r.behind = true
+			continue
 		case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:

@@ -256,6 +256,8 @@ func checkSet(k Key, isMasked bool) error {
 			return refuse(true, "set", "a tunnel cannot be set in part")
 		}
 		return refuse(zeroAddr(k.Dst) && !k.InfoBridge, "set", "a tunnel needs a destination")
+	case CTMark, CTLabels: // the kernel takes it, and then drops the packets
+		return refuse(true, "set", keyName(k.keyType())+" is set by ct")
 	case Encap, EtherType, InPort, VLAN, RecircID, DPHash, CTState, CTZone, PacketType, NSH, TCPFlags, ICMP, ICMPv6, ARP, ND:
 		return refuse(true, "set", fmt.Sprintf("%s cannot be set", keyName(k.keyType())))
 	}

@@ -163,13 +163,14 @@ func (p *printer) mpls(k, m MPLS) {
 	for len(m) < len(k) {
 		m = append(m, 0)
 	}
-	if len(k) == 1 {
+	switch {
+	case len(k) == 1 && m[0] == 1<<32-1:
+		p.lse(k[0])
+	case len(k) == 1: // with all masks or none
 		v, mask := k[0], m[0]
-		p.part("label", uint64(v.Label()), uint64(mask.Label()), 0xfffff, false)
-		p.part("tc", uint64(v.TC()), uint64(mask.TC()), 7, false)
-		p.part("ttl", uint64(v.TTL()), uint64(mask.TTL()), 0xff, false)
-		p.part("bos", bit(v.Bottom()), bit(mask.Bottom()), 1, false)
-	} else {
+		p.printf("label=%d/%#x,tc=%d/%x,ttl=%d/0x%x,bos=%d/%x", v.Label(), mask.Label(), v.TC(), mask.TC(), v.TTL(), mask.TTL(),
+			bit(v.Bottom()), bit(mask.Bottom()))
+	default:
 		for i := range k {
 			p.part("lse"+string(rune('0'+i)), uint64(k[i]), uint64(m[i]), 1<<32-1, true)
 		}

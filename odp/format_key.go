@@ -172,6 +172,11 @@ func (p *printer) value(kind fieldKind, v, m []byte) {
 		p.frag(v[0])
 		p.mask(exact, uint64(m[0]))
 	case tcpFlags:
+		if allZero(m) {
+			p.b = appendHex(p.b, uint64(be16(v)))
+			p.mask(false, 0)
+			return
+		}
 		p.flags(tcpFlagNames(), uint32(be16(v)), uint32(be16(m)), be16(m)&0xfff == 0xfff)
 	case ctStates:
 		p.ctState(he32(v), he32(m))

@@ -2,18 +2,39 @@ package odp
 
 import (
 	"encoding/hex"
+	"encoding/json"
+	"os"
 	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/overweave/overweave/odp/internal/nla"
 )
 
-func seed(f *testing.F, each func(m message)) {
+// recorded is what a kernel sent, by what it was sent about: see TestIntegrationRecord.
+func recorded(t testing.TB) map[string][][]byte {
+	t.Helper()
+	data, err := os.ReadFile("testdata/kernel.json")
+	require.NoError(t, err)
+	var texts map[string][]string
+	require.NoError(t, json.Unmarshal(data, &texts))
+	messages := make(map[string][][]byte)
+	for about, list := range texts {
+		for _, s := range list {
+			b, err := hex.DecodeString(s)
+			require.NoError(t, err)
+			messages[about] = append(messages[about], b)
+		}
+	}
+	return messages
+}
+
+// eachSeed calls each for the messages of the vectors and of the record.
+func eachSeed(f *testing.F, each func(b []byte)) {
 	v := loadVectors(f)
 	add := func(s string) {
 		if b, err := hex.DecodeString(s); err == nil {
-			if m, _, err := nextMessage(b); err == nil {
-				each(m)
-			}
+			each(b)
 		}
 	}
 	for _, m := range v.Netlink.Reference {
@@ -25,13 +46,59 @@ func seed(f *testing.F, each func(m message)) {
 	for _, m := range v.Kernel {
 		add(m.Message)
 	}
+	for _, list := range recorded(f) {
+		for _, b := range list {
+			each(b)
+		}
+	}
+}
+
+// All that a kernel was recorded to send is understood.
+func TestRecorded(t *testing.T) {
+	decoders := map[string]func(m message, dp Index, attrs []byte) error{
+		"family":   func(m message, _ Index, _ []byte) error { _, err := decodeFamily(m.body[4:]); return err },
+		"datapath": func(_ message, dp Index, b []byte) error { _, err := decodeDatapath(dp, b); return err },
+		"vport":    func(_ message, dp Index, b []byte) error { _, err := decodeVport(dp, b); return err },
+		"flow":     func(_ message, _ Index, b []byte) error { _, err := decodeFlow(b); return err },
+		"meter":    func(_ message, _ Index, b []byte) error { return new(MeterInfo).decode(b) },
+		"limit":    func(_ message, _ Index, b []byte) error { _, err := decodeZoneLimits(b); return err },
+		"upcall": func(m message, _ Index, _ []byte) error {
+			var u Upcall
+			err := u.decode(m)
+			if err == nil {
+				_, err = u.Key.Match()
+			}
+			return err
+		},
+	}
+	all := recorded(t)
+	require.Len(t, all, len(decoders)+1)
+	for about, decode := range decoders {
+		require.NotEmpty(t, all[about], about)
+		for _, b := range all[about] {
+			m, rest, err := nextMessage(b)
+			require.NoError(t, err)
+			require.Empty(t, rest)
+			_, dp, attrs, err := m.ovs()
+			require.NoError(t, err)
+			require.NoError(t, decode(m, dp, attrs), "%s %x", about, b)
+		}
+	}
+	for _, b := range all["refusal"] {
+		m, _, err := nextMessage(b)
+		require.NoError(t, err)
+		_, _, err = m.status()
+		require.Error(t, err)
+	}
 }
 
 // Flows decode without panic. What decodes prints, and its actions encode to what decodes to the same.
 func FuzzFlow(f *testing.F) {
-	seed(f, func(m message) {
-		if _, _, attrs, err := m.ovs(); err == nil {
-			f.Add(attrs)
+	eachSeed(f, func(b []byte) {
+		if m, _, err := nextMessage(b); err == nil {
+			if _, _, attrs, err := m.ovs(); err == nil {
+				f.Add(attrs)
+			}
 		}
 	})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -64,11 +131,7 @@ func (f Flow) appendToDiscard() error {
 
 // Everything else that a kernel sends decodes without panic.
 func FuzzMessage(f *testing.F) {
-	v := loadVectors(f)
-	for _, m := range v.Kernel {
-		b, _ := hex.DecodeString(m.Message)
-		f.Add(b)
-	}
+	eachSeed(f, func(b []byte) { f.Add(b) })
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		for len(b) > 0 {
 			m, rest, err := nextMessage(b)
@@ -89,6 +152,9 @@ func FuzzMessage(f *testing.F) {
 				_, _ = decodeFamily(attrs)
 				var meter MeterInfo
 				_ = meter.decode(attrs)
+				var limits MeterLimits
+				_ = limits.decode(attrs)
+				_, _ = decodeZoneLimits(attrs)
 			}
 		}
 	})

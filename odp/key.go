@@ -3,6 +3,7 @@ package odp
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net"
 
 	"github.com/overweave/overweave/odp/internal/nla"
@@ -121,7 +122,15 @@ func decodeKey(typ uint16, p []byte, depth int) (Key, error) {
 
 // exactMask returns the mask that has every bit of k match.
 func exactMask(k Key) Key {
-	switch k := k.(type) {
+	switch k := k.(type) { // the commonest first, without going by way of their bytes
+	case InPort:
+		return InPort(math.MaxUint32)
+	case RecircID:
+		return RecircID(math.MaxUint32)
+	case EtherType:
+		return EtherType(math.MaxUint16)
+	case Ethernet:
+		return Ethernet{Broadcast(), Broadcast()}
 	case Tunnel:
 		return k.exactMask()
 	case NSH:

@@ -152,6 +152,9 @@ func (k NSH) appendPayload(e *nla.Encoder) {
 		e.Bytes(nshMD2, k.MD2)
 		return
 	}
+	if k.MDType != 1 && k.Context == [4]uint32{} {
+		return
+	}
 	m = e.Begin(nshMD1)
 	for _, c := range k.Context {
 		e.B = binary.BigEndian.AppendUint32(e.B, c)

@@ -175,13 +175,15 @@ func (m Match) complete(ethernet bool) (Match, error) {
 	if _, ok := all.field(keyEthernet); !ok && ethernet {
 		all = append(all, Any(Ethernet{}))
 	}
-	for _, r := range matchRules() {
-		parent, has := all.field(r.parent)
-		if !has || parent.value == nil || r.missing == nil || !r.follows(parent.value) {
-			continue
-		}
-		if _, ok := all.field(r.child); !ok {
-			all = append(all, Any(r.missing))
+	for i := 0; i < len(all); i++ { // what is added may have more behind it
+		header, flags := missing(all[i].value)
+		for _, k := range [...]Key{header, flags} {
+			if k == nil {
+				continue
+			}
+			if _, ok := all.field(k.keyType()); !ok {
+				all = append(all, Any(k))
+			}
 		}
 	}
 	for i, f := range all {
@@ -193,7 +195,10 @@ func (m Match) complete(ethernet bool) (Match, error) {
 			if err != nil {
 				return nil, err
 			}
-			all[i] = Inside(done)
+			if all[i] = Inside(done); all[i].mask == nil {
+				// Beside the mask of a tag the kernel wants one of what follows it, and takes one of no bytes for none.
+				all[i].mask = Encap{EtherType(0)}
+			}
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Field) int { return cmp.Compare(a.keyType(), b.keyType()) })
@@ -209,6 +214,11 @@ func (m Match) check() error {
 		if needs := m.lacks(f); needs != "" {
 			return &FlowError{Field: keyName(f.keyType()), Reason: "it needs " + needs}
 		}
+		nsh, _ := f.value.(NSH)
+		mask, _ := f.mask.(NSH)
+		if context := [4]uint32{}; nsh.MDType != 1 && (nsh.Context != context || mask.Context != context) {
+			return &FlowError{Field: "nsh", Reason: "a context needs mdtype 1"}
+		}
 	}
 	return nil
 }
@@ -218,17 +228,14 @@ func (m Match) lacks(f Field) (needs string) {
 	if f.value == nil {
 		return ""
 	}
-	for _, r := range matchRules() {
-		if r.child != f.keyType() {
-			continue
-		}
-		parent, has := m.field(r.parent)
-		if has && parent.value != nil && r.follows(parent.value) && (f.mask == nil || parent.mask != nil && r.certain(parent.mask)) {
+	a, b, why := parents(f.keyType())
+	for _, typ := range [...]uint16{a, b} {
+		parent, has := m.field(typ)
+		if has && parent.value != nil && admits(parent.value, f.keyType()) && (f.mask == nil || certain(parent.mask)) {
 			return ""
 		}
-		needs = r.why
 	}
-	return needs
+	return why
 }
 
 func keyName(typ uint16) string {

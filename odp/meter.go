@@ -79,18 +79,20 @@ func (c *Conn) MeterLimits(ctx context.Context, dp Index) (l MeterLimits, err er
 		return l, err
 	}
 	r := request{family: c.families.meter, cmd: cmdMeterFeatures, dp: dp}
-	err = c.object(ctx, "get the limits of meters", r, func(_ Index, b []byte) error {
-		return parts("meter", b, func(typ uint16, p []byte) error {
-			switch {
-			case typ == meterMaxMeters && len(p) == 4:
-				l.Meters = he32(p)
-			case typ == meterMaxBands && len(p) == 4:
-				l.Bands = he32(p)
-			}
-			return nil
-		})
-	})
+	err = c.object(ctx, "get the limits of meters", r, func(_ Index, b []byte) error { return l.decode(b) })
 	return l, err
+}
+
+func (l *MeterLimits) decode(b []byte) error {
+	return parts("meter", b, func(typ uint16, p []byte) error {
+		switch {
+		case typ == meterMaxMeters && len(p) == 4:
+			l.Meters = he32(p)
+		case typ == meterMaxBands && len(p) == 4:
+			l.Bands = he32(p)
+		}
+		return nil
+	})
 }
 
 func (m *MeterInfo) decode(b []byte) error {
@@ -162,6 +164,11 @@ func (c *Conn) limits(ctx context.Context, op string, cmd uint8, limits []ZoneLi
 	if err := present(c.families.limit, FeatureCTLimit); err != nil {
 		return err
 	}
+	for _, l := range limits {
+		if l.Zone != DefaultZone && (l.Zone < 0 || l.Zone > 0xffff) { // the kernel says nothing and does nothing
+			return opError(op, &FlowError{Field: fmt.Sprintf("zone %d", l.Zone), Reason: "zones are 0 to 65535"})
+		}
+	}
 	r := request{family: c.families.limit, cmd: cmd, body: func(e *nla.Encoder) {
 		if len(limits) == 0 && cmd == cmdLimitGet {
 			return
@@ -175,11 +182,20 @@ func (c *Conn) limits(ctx context.Context, op string, cmd uint8, limits []ZoneLi
 		e.End(m)
 	}}
 	return c.object(ctx, op, r, func(_ Index, b []byte) error {
-		return parts("connection limits", b, func(typ uint16, p []byte) error {
-			for ; out != nil && typ == ctLimitZones && len(p) >= zoneLimitLen; p = p[zoneLimitLen:] {
-				*out = append(*out, ZoneLimit{Zone: int32(he32(p)), Limit: he32(p[4:]), Count: he32(p[8:])})
-			}
-			return nil
-		})
+		got, err := decodeZoneLimits(b)
+		if out != nil {
+			*out = append(*out, got...)
+		}
+		return err
 	})
+}
+
+func decodeZoneLimits(b []byte) (out []ZoneLimit, err error) {
+	err = parts("connection limits", b, func(typ uint16, p []byte) error {
+		for ; typ == ctLimitZones && len(p) >= zoneLimitLen; p = p[zoneLimitLen:] {
+			out = append(out, ZoneLimit{Zone: int32(he32(p)), Limit: he32(p[4:]), Count: he32(p[8:])})
+		}
+		return nil
+	})
+	return out, err
 }

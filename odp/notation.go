@@ -1,9 +1,11 @@
 package odp
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Notation writes and reads flows as ovs-dpctl does. The zero value writes port numbers and leaves out what is wildcarded. It
@@ -13,6 +15,8 @@ type Notation struct {
 	Verbose bool
 	// PortName names a port; "" or a nil function leaves the number.
 	PortName func(number uint32) string
+	// Now is the time on the monotonic clock (see [MonotonicTime]). If it is not 0, Flow writes how long ago a flow was used.
+	Now time.Duration
 	// PortNumber finds the port that a text names; nil knows only numbers.
 	PortNumber func(name string) (uint32, bool)
 }
@@ -35,13 +39,17 @@ func (n Notation) Actions(list []Action) string {
 func (n Notation) Flow(f Flow) string {
 	p := printer{Notation: n}
 	if f.UFID != "" && n.Verbose {
-		p.str(f.UFID.String())
+		p.str(f.UFID.String() + ", ")
 	}
 	p.match(f.Match)
 	p.printf(", packets:%d, bytes:%d", f.Stats.Packets, f.Stats.Bytes)
+	if idle, used := f.Stats.Idle(n.Now); n.Now != 0 && used {
+		p.printf(", used:%.3fs", idle.Seconds())
+	} else if n.Now != 0 {
+		p.str(", used:never")
+	}
 	if f.Stats.TCPFlags != 0 {
-		p.str(", flags:")
-		p.flags(tcpFlagNames(), uint32(f.Stats.TCPFlags), 0xfff, true)
+		p.str(", flags:" + f.Stats.TCPFlags.letters())
 	}
 	p.str(", actions:" + n.Actions(f.Actions))
 	return string(p.b)
@@ -138,16 +146,29 @@ func (a CT) String() string            { return actionString(a) }
 // UFID is a flow's unique identifier: up to 16 bytes, usually 16, chosen by whoever makes the flow; "" is none.
 type UFID string
 
-// String returns the identifier as ovs-dpctl writes it, ufid:00112233-4455-6677-8899-aabbccddeeff; "" for none.
+// String returns the identifier as ovs-dpctl writes it: one of 16 bytes as four numbers in this machine's byte order, with dashes in
+// between, ufid:00112233-4455-6677-8899-aabbccddeeff; one of another length byte by byte; "" for none.
 func (u UFID) String() string {
 	if u == "" {
 		return ""
 	}
-	h := hex.EncodeToString([]byte(u))
+	h := hex.EncodeToString(u.numbers())
 	if len(u) != 16 {
 		return "ufid:" + h
 	}
 	return "ufid:" + strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}
+
+// numbers changes an identifier of 16 bytes from this machine's byte order to that in which numbers are written, and back.
+func (u UFID) numbers() []byte {
+	if len(u) != 16 {
+		return []byte(u)
+	}
+	var b []byte
+	for i := 0; i < len(u); i += 4 {
+		b = binary.BigEndian.AppendUint32(b, binary.NativeEndian.Uint32([]byte(u[i:i+4])))
+	}
+	return b
 }
 
 // ParseUFID reads what String writes, with or without "ufid:" and dashes.
@@ -157,7 +178,7 @@ func ParseUFID(s string) (UFID, error) {
 	if err != nil || len(b) > 16 {
 		return "", &SyntaxError{Text: s, Reason: "not a flow identifier"}
 	}
-	return UFID(b), nil
+	return UFID(UFID(b).numbers()), nil
 }
 
 // flagName is the name of a bit.
@@ -171,6 +192,17 @@ func tcpFlagNames() []flagName {
 		{1, "fin"}, {2, "syn"}, {4, "rst"}, {8, "psh"}, {0x10, "ack"}, {0x20, "urg"}, {0x40, "ece"}, {0x80, "cwr"},
 		{0x100, "ns"}, {0x200, "[200]"}, {0x400, "[400]"}, {0x800, "[800]"},
 	}
+}
+
+// letters writes flags as tools do that show packets.
+func (k TCPFlags) letters() string {
+	var b []byte
+	for i, c := range []byte("FSRP.UECN") {
+		if k&(1<<i) != 0 {
+			b = append(b, c)
+		}
+	}
+	return string(b)
 }
 
 func ctStateNames() []flagName {

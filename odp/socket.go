@@ -1,6 +1,10 @@
 package odp
 
-import "time"
+import (
+	"errors"
+	"syscall"
+	"time"
+)
 
 // Protocols of netlink that this package asks a [Config]'s Dial for.
 const (
@@ -38,4 +42,26 @@ type SocketOptions struct {
 	ReceiveBuffer int  // bytes that the kernel may queue
 	NetNS         int  // descriptor of the network namespace; 0 is the caller's
 	Silent        bool // losses are not reported as ENOBUFS, and do not end queueing until the queue has been emptied
+}
+
+// drainFor bounds the time that emptying a queue takes, if it is filled all the while.
+const drainFor = 50 * time.Millisecond
+
+// drain empties the queue of a socket, and reports whether it is empty. After a loss the kernel queues nothing more until then, and does
+// not say so again. It changes the socket's deadline.
+func drain(s Socket, bufs [][]byte, lengths []int) (empty bool) {
+	end := time.Now().Add(drainFor)
+	for time.Now().Before(end) {
+		if s.SetDeadline(end) != nil {
+			return true // it is closed
+		}
+		n, err := s.Receive(bufs, lengths)
+		if err == nil && n < len(bufs) {
+			return true
+		}
+		if err != nil && !errors.Is(err, syscall.ENOBUFS) {
+			return true // there was nothing to wait for, or never will be
+		}
+	}
+	return false
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"net"
 	"os"
-	"os/exec"
 	"syscall"
 	"testing"
 	"time"
@@ -52,58 +51,6 @@ func read(t testing.TB, r *odp.UpcallReader) odp.Upcall {
 	_, err := r.Read(ctx, ups)
 	require.NoError(t, err)
 	return ups[0]
-}
-
-// Every action that changes a packet is run, and the packet comes back changed.
-func TestIntegrationActions(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
-		return
-	}
-	c := openKernel(t)
-	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest1"})
-	r := openUpcalls(t, c)
-	for _, test := range []struct {
-		actions string
-		change  func(frame []byte) []byte
-	}{
-		{"set(eth(src=02:00:00:00:00:09))", func(f []byte) []byte { f[11] = 9; return f }},
-		{"push_vlan(vid=5,pcp=3)", func(f []byte) []byte { return insert(f, 12, 0x81, 0, 0x60, 5) }},
-		{"push_vlan(tpid=0x88a8,vid=6,pcp=0)", func(f []byte) []byte { return insert(f, 12, 0x88, 0xa8, 0, 6) }},
-		{"push_vlan(vid=5,pcp=3),pop_vlan", func(f []byte) []byte { return f }},
-		{"push_mpls(label=7,tc=1,ttl=9,bos=1,eth_type=0x8847)", func(f []byte) []byte {
-			f[12], f[13] = 0x88, 0x47
-			return insert(f, 14, 0, 0, 0x73, 9)
-		}},
-		{"set(ipv4(tos=0x4))", func(f []byte) []byte { f[15] = 4; f[25] -= 4; return f }},
-		{"dec_ttl(le_1(drop))", func(f []byte) []byte { f[22]--; f[24]++; return f }},
-		{"set(udp(dst=2001))", func(f []byte) []byte { f[37]++; return f }},
-		{"pop_eth,push_eth(src=02:00:00:00:00:07,dst=02:00:00:00:00:08)", func(f []byte) []byte { f[11], f[5] = 7, 8; return f }},
-		{"trunc(20)", func(f []byte) []byte { return f[:20] }},
-		{"ct,ct_clear", func(f []byte) []byte { return f }},
-		{"meter(5),hash(l4(1)),set(skb_mark(0x5))", func(f []byte) []byte { return f }},
-		{"pop_eth,push_nsh(flags=0,ttl=63,mdtype=1,np=1,spi=0x5,si=255,c1=0x1,c2=0x2,c3=0x3,c4=0x4),pop_nsh,push_eth(src=02:00:00:00:00:01,dst=02:00:00:00:00:02)", nil},
-	} {
-		t.Run(test.actions, func(t *testing.T) {
-			list, err := odp.ParseActions(test.actions)
-			require.NoError(t, err)
-			list = append(list, odp.Userspace{PID: r.PID(), Data: []byte("12345678")})
-			err = c.Execute(t.Context(), dp.Index, odp.Execute{Packet: udpFrame(t), HasInPort: true, Actions: list})
-			if test.change == nil {
-				require.ErrorIs(t, err, syscall.EINVAL, "what is behind a network service header is not known to be an IP packet")
-				return
-			}
-			require.NoError(t, err)
-			up := read(t, r)
-			require.Equal(t, odp.ActionUpcall, up.Kind)
-			require.Equal(t, dp.Index, up.Datapath)
-			require.Equal(t, []byte("12345678"), up.Userdata)
-			require.Equal(t, hex.EncodeToString(test.change(udpFrame(t))), hex.EncodeToString(up.Packet))
-		})
-	}
-}
-
-func insert(f []byte, at int, b ...byte) []byte {
-	return append(append(append([]byte(nil), f[:at]...), b...), f[at:]...)
 }
 
 // A packet that no flow matches comes up; a flow made from its key matches the next one. In each way of dispatch.
@@ -267,30 +214,5 @@ func TestIntegrationTunnelDevices(t *testing.T) {
 		require.EqualValues(t, 1, v.Stats.TxPackets, d.Name)
 		require.NoError(t, c.DeleteDevice(t.Context(), d.Name))
 		require.ErrorIs(t, c.DeleteDevice(t.Context(), d.Name), os.ErrNotExist)
-	}
-}
-
-// Flows that ovs-dpctl installs are read by us, and print as it prints them.
-func TestIntegrationFlowsOfTool(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
-		return
-	}
-	c := openKernel(t)
-	if _, err := exec.LookPath("ovs-dpctl"); err != nil {
-		t.Skip("no ovs-dpctl (package openvswitch-switch)")
-	}
-	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest5", Features: odp.Unaligned | odp.PerCPU, UpcallPIDs: []uint32{1}})
-	for _, text := range [][2]string{
-		{"in_port(1),eth(),eth_type(0x0800),ipv4(src=10.0.0.0/255.0.0.0,dst=10.1.2.3,proto=6,frag=no),tcp(src=1,dst=2/0xff00),tcp_flags(+syn-ack)",
-			"set(ipv4(ttl=63)),push_vlan(vid=5,pcp=3),2,pop_vlan,sample(sample=50.0%,actions(2)),trunc(100),2"},
-		{"in_port(2),eth(),eth_type(0x88a8),vlan(vid=5),encap(eth_type(0x8100),vlan(vid=7,pcp=1),encap(eth_type(0x0806),arp(op=1/0xff)))", "push_vlan(tpid=0x88a8,vid=9,pcp=0),2"},
-		{"in_port(3),ct_state(-new+est),eth(),eth_type(0x86dd),ipv6(src=fd00::1,proto=17,frag=no),udp(dst=53)", "ct_clear,2"},
-	} {
-		out, err := exec.Command("ovs-dpctl", "add-flow", "odptest5", text[0], text[1]).CombinedOutput()
-		require.NoError(t, err, string(out))
-		f := only(t, c, dp.Index)
-		require.Equal(t, text[0], f.Match.String())
-		require.Equal(t, text[1], odp.Notation{}.Actions(f.Actions))
-		require.NoError(t, c.FlushFlows(t.Context(), dp.Index))
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/overweave/overweave/odp"
 )
@@ -32,14 +31,12 @@ func run(ctx context.Context, out io.Writer, verbose bool) error {
 		if err != nil {
 			return err
 		}
-		s := dp.Stats
-		fmt.Fprintf(out, "system@%s:\n  lookups: hit:%d missed:%d lost:%d\n  flows: %d\n  masks: hit:%d total:%d\n",
-			dp.Name, s.Hit, s.Missed, s.Lost, s.Flows, dp.Masks.Hit, dp.Masks.Masks)
+		header(out, dp)
 		names, err := ports(ctx, c, dp, out)
 		if err != nil {
 			return err
 		}
-		n := odp.Notation{Verbose: verbose}
+		n := odp.Notation{Verbose: verbose, Now: odp.MonotonicTime()}
 		if verbose {
 			n.PortName = func(number uint32) string { return names[number] }
 		}
@@ -48,6 +45,17 @@ func run(ctx context.Context, out io.Writer, verbose bool) error {
 		}
 	}
 	return nil
+}
+
+// header prints what is known of a datapath as a whole.
+func header(out io.Writer, dp odp.Datapath) {
+	s, packets := dp.Stats, max(dp.Stats.Hit+dp.Stats.Missed, 1)
+	fmt.Fprintf(out, "system@%s:\n  lookups: hit:%d missed:%d lost:%d\n  flows: %d\n", dp.Name, s.Hit, s.Missed, s.Lost, s.Flows)
+	fmt.Fprintf(out, "  masks: hit:%d total:%d hit/pkt:%.2f\n", dp.Masks.Hit, dp.Masks.Masks, float64(dp.Masks.Hit)/float64(packets))
+	if hits := dp.Masks.CacheHit; hits > 0 {
+		fmt.Fprintf(out, "  cache: hit:%d hit-rate:%.2f%%\n", hits, float64(hits)/float64(packets)*100)
+	}
+	fmt.Fprintf(out, "  caches:\n    masks-cache: size:%d\n", dp.MasksCache)
 }
 
 // ports prints the ports and returns their names.
@@ -62,22 +70,17 @@ func ports(ctx context.Context, c *odp.Conn, dp odp.Datapath, out io.Writer) (ma
 		if v.Type != odp.Netdev {
 			fmt.Fprintf(out, " (%s)", v.Type)
 		}
-		fmt.Fprintf(out, " rx:%d tx:%d\n", v.Stats.RxPackets, v.Stats.TxPackets)
+		fmt.Fprintln(out)
 	}
 	return names, nil
 }
 
 func flows(ctx context.Context, c *odp.Conn, dp odp.Datapath, n odp.Notation, out io.Writer) error {
-	now := odp.MonotonicTime()
 	for f, err := range c.Flows(ctx, dp.Index, odp.DumpOptions{}) {
 		if err != nil {
 			return err
 		}
-		used := "never"
-		if idle, ever := f.Stats.Idle(now); ever {
-			used = fmt.Sprintf("%.3fs", idle.Round(time.Millisecond).Seconds())
-		}
-		fmt.Fprintf(out, "%s, used:%s\n", n.Flow(f), used)
+		fmt.Fprintln(out, n.Flow(f))
 	}
 	return nil
 }

@@ -26,6 +26,8 @@ type odpResult struct {
 	Misses     int     `json:"misses"`
 	Miss       float64 `json:"misses_handled"`
 	SwitchMiss float64 `json:"misses_handled_by_ovs_vswitchd"`
+	Flow       string  `json:"flow_of_a_miss"`
+	SwitchFlow string  `json:"flow_of_a_miss_by_ovs_vswitchd"`
 	Missing    string  `json:"missing,omitempty"` // why a figure of another program is 0
 }
 
@@ -33,7 +35,8 @@ type odpResult struct {
 func runODP(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("odp", flag.ContinueOnError)
 	flows := fs.Int("flows", 10000, "flows to put and to list")
-	misses := fs.Int("misses", 5000, "packets of new pairs of addresses")
+	misses := fs.Int("misses", 2500, "packets of new pairs of addresses, in each of three rounds")
+	profile := fs.String("cpuprofile", "", "write a profile of handling misses to this file")
 	asJSON := fs.Bool("json", false, "print one JSON object")
 	if err := fs.Parse(args); err != nil {
 		return err
@@ -52,7 +55,7 @@ func runODP(ctx context.Context, args []string, out io.Writer) error {
 	if err := r.measureFlows(ctx); err != nil {
 		return err
 	}
-	if err := r.measureMisses(ctx); err != nil {
+	if err := r.measureMisses(ctx, *profile); err != nil {
 		return err
 	}
 	if *asJSON {
@@ -71,6 +74,7 @@ func (r *odpResult) print(out io.Writer) {
 	line("put in batches", r.Batch, r.ToolPut, "ovs-dpctl")
 	line("list and print", r.Dump, r.ToolDump, "ovs-dpctl")
 	line("misses: upcall, flow, execute", r.Miss, r.SwitchMiss, "ovs-vswitchd")
+	fmt.Fprintf(out, "the flow of a miss, ours:         %s\nthe flow of a miss, ovs-vswitchd: %s\n", r.Flow, r.SwitchFlow)
 	if r.Missing != "" {
 		fmt.Fprintln(out, "missing:", r.Missing)
 	}

@@ -14,6 +14,10 @@ const (
 	Netem Feature = "netem"
 	// Geneve is the tunnel of that name.
 	Geneve Feature = "geneve"
+	// ConntrackZones lets connections be tracked apart from each other.
+	ConntrackZones Feature = "conntrack zones"
+	// SMP is more than one processor.
+	SMP Feature = "two processors"
 )
 
 // ErrNoFeature says that the running kernel lacks a feature.

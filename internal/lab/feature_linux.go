@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +18,9 @@ var lacking = []error{
 }
 
 func probe(f Feature) error {
-	try, known := map[Feature]func() error{OpenVSwitch: tryOpenVSwitch, ESP: tryESP, Netem: tryNetem, Geneve: tryGeneve}[f]
+	try, known := map[Feature]func() error{
+		OpenVSwitch: tryOpenVSwitch, ESP: tryESP, Netem: tryNetem, Geneve: tryGeneve, ConntrackZones: tryConntrackZones, SMP: trySMP,
+	}[f]
 	if !known {
 		return fmt.Errorf("lab: nothing is known of a kernel feature %q", f)
 	}
@@ -67,4 +71,22 @@ func tryGeneve() error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "probe"
 	return netlink.LinkAdd(&netlink.Geneve{LinkAttrs: attrs, ID: 1, Remote: net.IPv4(127, 0, 0, 1)})
+}
+
+// tryConntrackZones asks for a connection in a zone, and does not say which: a kernel with zones finds fault with the latter.
+func tryConntrackZones() error {
+	r := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_CTNETLINK<<8|nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
+	r.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_INET, Version: nl.NFNETLINK_V0})
+	r.AddData(nl.NewRtAttr(nl.CTA_ZONE, nl.BEUint16Attr(1)))
+	if _, err := r.Execute(unix.NETLINK_NETFILTER, 0); !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+func trySMP() error {
+	if runtime.NumCPU() < 2 {
+		return unix.ENODEV
+	}
+	return nil
 }

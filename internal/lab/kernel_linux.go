@@ -1,11 +1,13 @@
 package lab
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -117,12 +119,25 @@ func addAddress(e end, addr netip.Prefix) error {
 		if err := netlink.AddrAdd(dev, &netlink.Addr{IPNet: ip, Flags: unix.IFA_F_NODAD}); err != nil {
 			return err
 		}
-		return soon(func() (bool, error) {
-			list, err := netlink.AddrList(dev, netlink.FAMILY_V6)
-			tentative := func(a netlink.Addr) bool { return a.Flags&unix.IFA_F_TENTATIVE != 0 && a.IP.Equal(ip.IP) }
-			return !slices.ContainsFunc(list, tentative), err
-		})
+		return soon(func() (bool, error) { return solicited(dev.Attrs().Name, addr.Addr()) })
 	})
+}
+
+// solicited reports whether those who look for an address of a device find it: they ask a group that the kernel joins a moment after
+// it has added the address. Who asks before that asks again after a second.
+func solicited(device string, addr netip.Addr) (bool, error) {
+	b := addr.As16()
+	group := hex.EncodeToString(append([]byte{0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}, b[13:]...))
+	joined, err := os.ReadFile("/proc/thread-self/net/igmp6")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(joined)) {
+		if f := strings.Fields(line); len(f) > 2 && f[1] == device && f[2] == group {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func setMTU(e end, mtu int) error {

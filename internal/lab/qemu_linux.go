@@ -16,6 +16,8 @@ import (
 const (
 	qemuProgram = "qemu-system-x86_64"
 	qemuMemory  = "1G"
+	// What goes on at the same time in a kernel can be tried.
+	qemuProcessors = "2"
 	// bootMark is given to our program, as the first process of the guest, in its environment.
 	bootMark = "OVERWEAVE_LAB_BOOT"
 	// bootFile tells the first process what to do.
@@ -97,7 +99,7 @@ func (v vm) launch(c GuestCommand) (p *GuestProcess, err error) {
 func (v vm) options(bootArgs []string) []string {
 	// Not KVM: where /dev/kvm opens but does not work, as on machines that are virtual themselves, qemu hangs without a word.
 	return []string{
-		"-accel", "tcg", "-m", qemuMemory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-accel", "tcg", "-smp", qemuProcessors, "-m", qemuMemory, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", v.kernel, "-initrd", "/proc/self/fd/3",
 		"-append", "console=ttyS0 quiet panic=-1 " + bootMark + "=1 -- " + strings.Join(bootArgs, " "),
 		"-fsdev", "local,id=root,path=/,security_model=none,multidevs=remap",

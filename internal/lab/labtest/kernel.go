@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,10 +27,10 @@ func RequireOpenVSwitch(t *testing.T) (here bool) {
 //		return
 //	}
 //
-// If the running kernel has them it returns true. Else this test, found by its name, runs in a guest kernel (see
-// [lab.Guests]), as a process of its own with the same flags and environment; its output is logged, it fails or is skipped here
-// if it is there, and RequireKernel returns false. Tests share a guest, and so what they leave in its kernel. A guest ends a few
-// seconds after it was last needed.
+// If the running kernel has them it returns true. Else this test, found by its name, runs in the first guest kernel (see
+// [lab.Guests]) that has them, as a process of its own with the same flags and environment; its output is logged, it fails or is
+// skipped here if it is there, and RequireKernel returns false. Tests share a guest, and so what they leave in its kernel. A guest
+// ends a few seconds after it was last needed.
 //
 // Where there is no guest either the test is skipped, or fails if the environment says OVERWEAVE_REQUIRE_LAB=1.
 func RequireKernel(t *testing.T, features ...lab.Feature) (here bool) {
@@ -40,15 +41,16 @@ func RequireKernel(t *testing.T, features ...lab.Feature) (here bool) {
 	case missing == nil:
 		return true
 	case lab.InGuest():
-		unavailable(t, fmt.Errorf("in the guest: %w", missing))
+		fmt.Println(lacksMark + strings.ReplaceAll(missing.Error(), "\n", "; "))
+		t.SkipNow()
 	case raceEnabled:
 		unavailable(t, fmt.Errorf("%w, and a guest has no race detector", missing))
 	}
-	output, code, err := guests.run(t, request{Args: arguments(t), Env: os.Environ(), Dir: folder(t)})
+	output, code, err := guests.run(t, features, request{Args: arguments(t), Env: os.Environ(), Dir: folder(t)})
 	if len(output) > 0 {
 		t.Logf("in a guest kernel:\n%s", output)
 	}
-	if errors.Is(err, lab.ErrNoGuest) {
+	if errors.Is(err, lab.ErrNoGuest) || errors.Is(err, lab.ErrNoFeature) {
 		unavailable(t, err)
 	}
 	if err != nil {
@@ -56,6 +58,30 @@ func RequireKernel(t *testing.T, features ...lab.Feature) (here bool) {
 	}
 	judge(t, output, code)
 	return false
+}
+
+// RequireTool has a test that needs a program of another project skipped where that is not installed, or fail if the environment says
+// OVERWEAVE_REQUIRE_LAB=1; also when the test runs in a guest. It returns the program's path.
+func RequireTool(t testing.TB, program, debianPackage string) (path string) {
+	t.Helper()
+	path, err := exec.LookPath(program)
+	if err != nil {
+		unavailable(t, fmt.Errorf("%w (Debian has it in the package %s)", err, debianPackage))
+	}
+	return path
+}
+
+// lacksMark begins the line by which a test says outside that its guest's kernel does not do.
+const lacksMark = "labtest: this guest lacks "
+
+// lacking returns what a test found missing in its guest, "" if nothing was.
+func lacking(output string) string {
+	for line := range strings.Lines(output) {
+		if what, ok := strings.CutPrefix(line, lacksMark); ok {
+			return strings.TrimSpace(what)
+		}
+	}
+	return ""
 }
 
 // unavailable ends a test for which something is missing on this machine.

@@ -37,47 +37,68 @@ type request struct {
 	Dir       string
 }
 
-// guests is the guest that the tests of this process share. It is package state because tests share nothing else.
+// guests are those that the tests of this process share. They are package state because tests share nothing else.
 var guests pool
 
-// pool is at most one guest, which is booted when it is needed.
+// pool is at most one running guest of each kind, which is booted when it is needed.
 type pool struct {
-	mu      sync.Mutex // held while a test runs in the guest
-	current *session
+	mu      sync.Mutex // held while a test runs in a guest
+	running map[string]*session
+	dead    map[string]error // why those did not boot that will not be tried again
+	lacks   map[string]error // by guest and needs, why tests were not run there
 }
 
-// run runs a test in the guest and returns what it printed and its exit code.
-func (p *pool) run(t *testing.T, r request) (output string, code int, err error) {
+// run runs a test in the first guest that boots and has what the test needs. It returns what it printed and its exit code. The error
+// wraps [lab.ErrNoFeature] if all lack something.
+func (p *pool) run(t *testing.T, needs []lab.Feature, r request) (output string, code int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.current != nil {
-		if output, code, err = p.current.run(t, r); !errors.Is(err, errGone) {
-			return output, code, err
-		}
-		p.current.close()
-		p.current = nil
+	if p.running == nil {
+		p.running, p.dead, p.lacks = map[string]*session{}, map[string]error{}, map[string]error{}
 	}
-	if p.current, err = boot(t); err != nil {
-		return "", 0, err
-	}
-	return p.current.run(t, r)
-}
-
-// boot starts the first guest that will.
-func boot(t *testing.T) (*session, error) {
 	candidates, err := lab.Guests()
 	if err != nil {
-		return nil, err
+		return "", 0, err
 	}
-	var errs []error
+	var why []error
 	for _, guest := range candidates {
-		s, err := start(t, guest)
-		if err == nil {
-			return s, nil
+		place := fmt.Sprint(guest, needs)
+		if p.lacks[place] == nil {
+			output, code, err = p.runIn(t, guest, r)
+			what := lacking(output)
+			if err == nil && what == "" || err != nil && p.dead[guest.String()] == nil {
+				return output, code, err
+			}
+			if err == nil {
+				err = fmt.Errorf("%v: %w: %s", guest, lab.ErrNoFeature, what)
+			}
+			p.lacks[place] = err
 		}
-		errs = append(errs, err)
+		why = append(why, p.lacks[place])
 	}
-	return nil, errors.Join(errs...)
+	return "", 0, errors.Join(why...)
+}
+
+// runIn runs a test in a guest, which is booted if it does not run, or has ended before it began with the test.
+func (p *pool) runIn(t *testing.T, guest lab.Guest, r request) (output string, code int, err error) {
+	name := guest.String()
+	if err := p.dead[name]; err != nil {
+		return "", 0, err
+	}
+	if s := p.running[name]; s != nil {
+		if output, code, err = s.run(t, r); !errors.Is(err, errGone) {
+			return output, code, err
+		}
+		s.close()
+		delete(p.running, name)
+	}
+	s, err := start(t, guest)
+	if err != nil {
+		p.dead[name] = err
+		return "", 0, err
+	}
+	p.running[name] = s
+	return s.run(t, r)
 }
 
 // session is a guest that runs tests one after another. It is asked and answers by files in a folder, which the guest sees as
