@@ -59,8 +59,9 @@ type Config struct {
 	// the other family are left out.
 	Adopt []Holding
 	// ReclaimAfter is after what time the others take over the space of a peer that is out of reach: the longest that any
-	// peer in reach was given. It is to be longer than any partition in which both sides run on; see reclaim.go. 0 and
-	// less mean that it is never done, neither to us nor by any peer that reaches us. At least a minute.
+	// owner, or any peer in reach, was given. It is to be longer than any partition in which both sides run on; see the
+	// package comment. It is done only while all of these are peers that know of it. At least a minute. Zero means
+	// DefaultReclaimAfter; less than zero that it is never done, neither to us nor by any peer that knows of us.
 	ReclaimAfter time.Duration
 	// Now is the clock, for timers and reports. Nil means time.Now.
 	Now func() time.Time
@@ -68,6 +69,15 @@ type Config struct {
 	Rand *rand.Rand
 	// Log takes what an operator should know. Nil is silent.
 	Log *slog.Logger
+
+	omit omissions
+}
+
+// omissions are safeguards left out, by tests that show what each is good for.
+type omissions struct {
+	fence     bool // a peer that was away for long relies on what it had
+	agreement bool // who takes over the dead asks nobody
+	birth     bool // a vote does not count who is in reach
 }
 
 // Birth says how a cluster gets its first ring. The zero Birth is Consensus(0).
@@ -141,7 +151,9 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	switch {
-	case c.ReclaimAfter <= 0:
+	case c.ReclaimAfter == 0:
+		c.ReclaimAfter = DefaultReclaimAfter
+	case c.ReclaimAfter < 0:
 		c.ReclaimAfter = 0
 	case c.ReclaimAfter < minReclaim:
 		return c, fmt.Errorf("ipam: reclaim after %v: less than %v", c.ReclaimAfter, minReclaim)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/netip"
@@ -27,7 +28,7 @@ type members interface {
 // core is the allocator as a machine: it changes its state and notes what is to be stored and what to be sent. It has no
 // lock, goroutine or clock; the Allocator owns it under its lock.
 //
-// Invariants: usable is what the ring gives us, less what is contested or pending; free is usable less taken; taken is what the
+// Invariants: usable is what the ring gives us, less what is contested; free is usable less taken; taken is what the
 // book records inside the universe.
 type core struct {
 	me       peer.Name
@@ -45,6 +46,7 @@ type core struct {
 	usable    []addr.Range
 	free      space.Set
 	taken     space.Set
+	yielded   space.Set // of taken: what a rival uses as well, and so is not a reason to refuse its ring
 	book      book
 	nicknames map[peer.Name]string
 	disputes  map[addr.Addr]*dispute // by our token
@@ -58,7 +60,9 @@ type core struct {
 	pause     time.Time              // until then nothing new is given out here, but others get what they ask for; zero: it is
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
 
+	omit     omissions
 	watch    watch
+	reclaim  reclaim
 	waiting  waiting
 	survey   *survey // a takeover that gathers fresh rings
 	released bool
@@ -114,13 +118,12 @@ func (c *core) changeRing(next *ring.Ring) {
 		return
 	}
 	c.ring, c.dirty.state = next, true
-	c.keepPending()
 	c.updateUsable()
 }
 
 // updateUsable follows a change of the ring or of the disputes.
 func (c *core) updateUsable() {
-	next := addr.Subtract(addr.Subtract(c.ring.Owned(c.me), c.contested()), c.pendingRanges())
+	next := addr.Subtract(c.ring.Owned(c.me), c.contested())
 	gained, lost := addr.Subtract(next, c.usable), addr.Subtract(c.usable, next)
 	c.usable = next
 	for _, r := range lost {
@@ -128,6 +131,7 @@ func (c *core) updateUsable() {
 	}
 	for _, r := range gained {
 		c.free.Add(r)
+		c.yielded.Remove(r)
 		c.taken.Each(r, func(t addr.Range) bool {
 			c.free.Remove(t)
 			return true
@@ -165,6 +169,7 @@ func (c *core) erase(owner string, ip netip.Addr) {
 		return
 	}
 	c.taken.Remove(addr.Single(a))
+	c.yielded.Remove(addr.Single(a))
 	if c.isUsable(a) {
 		c.free.Add(addr.Single(a))
 	}
@@ -174,12 +179,6 @@ func (c *core) touch(ip netip.Addr) {
 	if !c.volatile {
 		c.dirty.addr(ip)
 	}
-}
-
-// used reports whether an address of r, which is ours, is in use.
-func (c *core) used(r addr.Range) bool {
-	_, ok := c.taken.First(r)
-	return ok
 }
 
 // report tells the ring how much is free. Small differences are not worth a version and a write, unless exact.
@@ -192,7 +191,7 @@ func (c *core) report(exact bool) {
 		significant = nil
 	}
 	count := func(r addr.Range) uint64 {
-		if t, ok := c.ring.Token(r.Start); ok && c.isPending(r) {
+		if t, ok := c.ring.Token(r.Start); ok && c.inDispute(r) {
 			return t.Free // not ours to speak of
 		}
 		n := c.free.Count(r)
@@ -261,6 +260,8 @@ func (c *core) change() (ch Change, held dirty) {
 	for a := range held.addrs {
 		if h, ok := c.book.find(a); ok {
 			ch.Put = append(ch.Put, h)
+		} else if h, ok := c.doubted(a); ok {
+			ch.Put = append(ch.Put, h)
 		} else {
 			ch.Delete = append(ch.Delete, a)
 		}
@@ -272,7 +273,7 @@ func (c *core) change() (ch Change, held dirty) {
 }
 
 func (c *core) saved() savedState {
-	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, pending: c.watch.pending, delays: c.watch.delays}
+	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, delays: c.watch.delays, round: c.reclaim.round, locks: c.reclaim.locks}
 	if c.hasRing() {
 		s.ring = c.ring
 	} else if c.elector != nil {
@@ -285,7 +286,7 @@ func (c *core) saved() savedState {
 func (c *core) gossiped() state {
 	s := state{
 		nicknames: make(map[peer.Name]string, len(c.nicknames)), copyOf: c.me, joins: c.birth.mode != bySeed,
-		delays: c.tellDelays(),
+		delays: c.tellDelays(), dying: c.reclaim.dying, round: c.reclaim.round, locks: maps.Clone(c.reclaim.locks), contact: c.tellContact(),
 	}
 	for n, nick := range c.nicknames {
 		s.nicknames[n] = nick

@@ -13,10 +13,11 @@ import (
 
 // A dispute begins when a ring arrives that gives a piece of ours, of which addresses are in use, to another peer: we
 // were away and somebody took our place, or came back with an old ring. We keep what is in use, and give nothing more out
-// of what is contested. Then the weaker side (the older token; of equal ones the higher name) asks the other for each
-// address that it uses, in the way of an ordinary claim. Once all are granted, the other's ring takes nothing in use
-// from us any more, and the next merge accepts it: the piece is lost, the addresses are kept. What the other side uses as
-// well stays in dispute, and is reported.
+// of what is contested. Then we, whose token is the weaker one, ask the other for each address that we use, in the way of an
+// ordinary claim. It grants what it does not use, and denies the rest. Nothing denied is a reason to refuse its ring any
+// longer: so once all are answered, the next merge accepts it. The piece is lost, the addresses that were granted are kept,
+// and those that were denied are strays (see join.go): in use on both sides, reported, and asked for again until one side
+// lets go. So a dispute ends as soon as both sides have talked.
 
 // maxFaults is how many senders of unmergeable rings are remembered.
 const maxFaults = 64
@@ -191,13 +192,9 @@ func (c *core) settleDisputes() {
 	}
 }
 
-// askRivals asks the rivals for the addresses we use, where we are the weaker side, but not for those that they have denied of
-// late.
+// askRivals asks the rivals for the addresses we use, but not for those that they have denied of late.
 func (c *core) askRivals(now time.Time) {
 	for _, d := range c.disputes {
-		if d.conflict.Kind == ring.Inconsistent && c.me < d.conflict.Rival.Peer {
-			continue
-		}
 		left := reclaimBatch
 		for _, l := range d.conflict.Lost {
 			c.taken.Each(l.Range, func(r addr.Range) bool {
@@ -216,11 +213,43 @@ func (c *core) askRivals(now time.Time) {
 
 // concede reports whether a contested address that we do not use is to be granted to the peer that contests it.
 func (c *core) concede(from peer.Name, want addr.Range) bool {
-	if want.Size() != addr.From64(1) || c.used(want) || c.ring.Owner(want.Start) != c.me {
+	if want.Size() != addr.From64(1) || c.taken.Contains(want.Start) || c.ring.Owner(want.Start) != c.me {
 		return false
 	}
 	for _, d := range c.disputes {
 		if d.conflict.Rival.Peer == from && slices.ContainsFunc(d.conflict.Lost, func(l ring.Loss) bool { return l.Covers(want) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// giveIn follows a rival's answer that it uses an address as well: we do not refuse its ring for that any more.
+func (c *core) giveIn(from peer.Name, want addr.Range) {
+	if want.Size() != addr.From64(1) || !c.taken.Contains(want.Start) {
+		return
+	}
+	for _, d := range c.disputes {
+		if slices.ContainsFunc(d.conflict.Lost, func(l ring.Loss) bool { return l.To == from && l.Covers(want) }) {
+			c.yielded.Add(want)
+			return
+		}
+	}
+}
+
+// used reports whether an address of r, which is ours, is in use here and not given in about.
+func (c *core) used(r addr.Range) (found bool) {
+	c.taken.Each(r, func(t addr.Range) bool {
+		found = !c.yielded.Covers(t)
+		return !found
+	})
+	return found
+}
+
+// inDispute reports whether some of r is.
+func (c *core) inDispute(r addr.Range) bool {
+	for _, d := range c.disputes {
+		if slices.ContainsFunc(d.conflict.Lost, func(l ring.Loss) bool { return l.Overlaps(r) }) {
 			return true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/overweave/overweave/ipam/internal/addr"
 	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/ipam/internal/space"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -77,7 +78,8 @@ func (c *core) leaveRing(s state) {
 	c.log.Warn("giving up our ring for another that was born apart", "of", c.name(s.copyOf),
 		"seeds", c.names(s.ring.Seeds), "our_seeds", c.names(c.ring.Seeds), "addresses_to_move", c.taken.Len().Uint64())
 	c.disputes = make(map[addr.Addr]*dispute)
-	c.watch.pending = nil
+	c.reclaim.locks, c.reclaim.dying = nil, nil
+	c.yielded = space.Set{}
 	c.changeRing(ring.New(c.universe))
 }
 
@@ -87,8 +89,8 @@ type stray struct {
 	owner peer.Name // of the piece
 }
 
-// strays lists them in ascending order, at most max.
-func (c *core) strays(max int) []stray {
+// strays lists those for which ok holds in ascending order, at most max.
+func (c *core) strays(max int, ok func(stray) bool) []stray {
 	var out []stray
 	if !c.hasRing() || c.taken.Empty() {
 		return nil
@@ -99,7 +101,9 @@ func (c *core) strays(max int) []stray {
 		}
 		c.taken.Each(p.Range, func(r addr.Range) bool {
 			for a := r.Start; a.Less(r.End) && len(out) < max; a = a.Next() {
-				out = append(out, stray{a, p.Peer})
+				if s := (stray{a, p.Peer}); ok(s) {
+					out = append(out, s)
+				}
 			}
 			return len(out) < max
 		})
@@ -112,25 +116,24 @@ func (c *core) bringHome(now time.Time) {
 	if c.released {
 		return
 	}
-	for _, s := range c.strays(reclaimBatch) {
-		want := addr.Single(s.addr)
-		if !now.Before(c.waiting.denied[denial{s.owner, want}]) {
-			c.out.request(request{want: want, to: []peer.Name{s.owner}})
-		}
+	notDenied := func(s stray) bool { return !now.Before(c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]) }
+	for _, s := range c.strays(reclaimBatch, notDenied) {
+		c.out.request(request{want: addr.Single(s.addr), to: []peer.Name{s.owner}})
 	}
 }
 
-// Stray is an address in use here that lies in another peer's piece: our ring was given up for another one.
+// Stray is an address in use here that lies in another peer's piece: our ring was given up for another one, or a dispute
+// about it was lost.
 type Stray struct {
 	Owner  string
 	Addr   netip.Addr
 	Peer   peer.Name // who owns the piece, and is asked for the address
-	Denied bool      // it uses the address as well: it was given out twice before the rings met
+	Denied bool      // it uses the address as well: it was given out twice before we met
 }
 
 func (c *core) listStrays() []Stray {
 	var out []Stray
-	for _, s := range c.strays(maxStrays) {
+	for _, s := range c.strays(maxStrays, func(stray) bool { return true }) {
 		ip := s.addr.Netip(c.is4())
 		owner, _ := c.book.owner(ip)
 		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]

@@ -30,7 +30,7 @@ func newCore(c Config, m members) (*core, error) {
 		joiners:   make(map[peer.Name]struct{}),
 	}
 	k.ring = ring.New(k.universe)
-	k.watch.after = c.ReclaimAfter
+	k.watch, k.omit = newWatch(c.ReclaimAfter), c.omit
 	if c.Birth.mode == byConsensus {
 		k.elector = paxos.New(paxos.Voter{Name: self.Name, UID: self.UID})
 	}
@@ -62,8 +62,8 @@ func (c *core) load(saved Saved, now time.Time) error {
 	}
 	if s.ring != nil {
 		c.ring, c.elector, c.loaded = s.ring, nil, true
-		c.watch.contact, c.watch.pending, c.watch.delays = s.contact, s.pending, s.delays
-		c.watch.agreed = make(map[peer.Name]struct{})
+		c.watch.contact, c.watch.delays = s.contact, s.delays
+		c.reclaim.round, c.reclaim.locks = s.round, s.locks
 		c.updateUsable()
 		if c.wasAway(now) {
 			c.fence()
@@ -89,16 +89,6 @@ func (c *core) load(saved Saved, now time.Time) error {
 	return nil
 }
 
-// wasAway reports whether others may have taken us for dead since we were last in a majority. A store of before we took
-// note of that says nothing.
-func (c *core) wasAway(now time.Time) bool {
-	w := &c.watch
-	if w.after <= 0 || w.contact.IsZero() || lone(c.ring) && c.ring.Seeds[0] == c.me {
-		return false
-	}
-	return now.Sub(w.contact) >= w.after/2 || now.Before(w.contact)
-}
-
 // birthBySeed makes the ring, if that is how it comes about, and there is none.
 func (c *core) birthBySeed() {
 	if c.birth.mode == bySeed && !c.hasRing() {
@@ -113,8 +103,11 @@ func (c *core) start(now time.Time) {
 	if c.loaded && !(lone(c.ring) && c.ring.Seeds[0] == c.me) {
 		c.suspect = now.Add(suspicion)
 	}
+	if c.watch.after > 0 {
+		c.reclaim.nextRound(nil, now) // whatever we had proposed before
+	}
 	if c.watch.contact.IsZero() {
-		c.watch.contact = now // what we get from now on, nobody has taken from us before
+		c.watch.contact = now.Round(0) // what we get from now on, nobody has taken from us before
 	}
 	if len(c.waiting.claims) > 0 {
 		c.retry(now)
@@ -151,8 +144,9 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	ringBefore, trusted := c.ring, c.trusted()
 	var err error
 	if s.ring != nil {
-		if err = c.mergeRing(from, s, now); err == nil && from != 0 && from == s.copyOf {
-			c.heardRing(from, s.ring, now)
+		c.inheritContact(s, now)
+		if err = c.mergeRing(from, s, now); err == nil {
+			c.heardRing(s, from == s.copyOf, now.Round(0))
 		}
 	} else {
 		c.hear(from, s)

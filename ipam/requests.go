@@ -150,7 +150,7 @@ func (c *core) tryClaim(w *waiter) {
 		return
 	}
 	inside := c.universe.Contains(a)
-	if inside && (!c.hasRing() || c.watch.fenced || c.isPending(addr.Single(a))) {
+	if inside && (!c.hasRing() || c.watch.fenced) {
 		return
 	}
 	if owner := c.ring.Owner(a); inside && owner != c.me {
@@ -209,7 +209,7 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 
 // asked answers a peer that wants space (section 2.7).
 func (c *core) asked(from peer.Name, want addr.Range) {
-	if !c.trusted() || c.released || from == c.me || c.isPending(want) {
+	if !c.trusted() || c.watch.lapsed || c.released || from == c.me {
 		return
 	}
 	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {
@@ -237,5 +237,6 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 // denied follows a peer's answer that it has nothing to give.
 func (c *core) denied(from peer.Name, want addr.Range, now time.Time) {
 	c.failClaims(from, want, nil)
+	c.giveIn(from, want)
 	c.waiting.deny(from, want, now)
 }

@@ -86,8 +86,8 @@ func TestStoredRingIsNotTrustedAtFirst(t *testing.T) {
 	})
 }
 
-// TestDisputeEndsWhenTheRivalIsGone: the peer that took our space over is gone as well, and taken over in its turn.
-func TestDisputeEndsWhenTheRivalIsGone(t *testing.T) {
+// TestStraysComeHomeWhenTheRivalIsGone: the peer that took our space over is gone as well, and taken over in its turn.
+func TestStraysComeHomeWhenTheRivalIsGone(t *testing.T) {
 	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
 		a, b := w.start(1, seed(1, 2, 3)), w.start(2, seed(1, 2, 3))
 		c := w.start(3, seed(1, 2, 3))
@@ -101,13 +101,13 @@ func TestDisputeEndsWhenTheRivalIsGone(t *testing.T) {
 		w.pass(time.Minute)
 		b = w.start(2, seed(1, 2, 3))
 		w.pass(time.Minute)
-		require.Len(t, b.Status().Disputes, 1)
+		require.Len(t, b.Status().Strays, 1)
 		w.kill(name(1))
 		w.pass(time.Minute)
 		n, err := b.TakeOver(w.within(time.Minute), name(1))
 		require.NoError(t, err)
 		require.EqualValues(t, 128+63, n)
-		require.Empty(t, b.Status().Disputes)
+		require.Empty(t, b.Status().Strays)
 		w.pass(time.Minute)
 		w.requireOneRing()
 		require.EqualValues(t, 192, c.Status().Peers[0].IPs)
@@ -139,11 +139,11 @@ func TestTheDeadReturnsToFindItsAddressInUse(t *testing.T) {
 		require.NoError(t, a.Claim(w.within(time.Minute), "thief", p))
 		b = w.start(2, seed(1, 2))
 		w.pass(time.Minute)
-		require.Len(t, b.Status().Disputes, 1)
-		require.EqualValues(t, 1, b.Status().Disputes[0].InUse)
+		require.Empty(t, b.Status().Disputes, "the piece is given up")
+		require.Equal(t, []ipam.Stray{{Owner: "x", Addr: p.Addr(), Peer: name(1), Denied: true}}, b.Status().Strays)
 		require.Equal(t, p, w.allocate(b, "x"), "what is in use is served on")
 		require.NoError(t, a.FreeAll(w.within(time.Minute), "thief"))
-		w.eventually(2*time.Minute, "settled after the other let go", func() bool { return len(b.Status().Disputes) == 0 })
+		w.eventually(2*time.Minute, "settled after the other let go", func() bool { return len(b.Status().Strays) == 0 })
 		w.pass(time.Minute)
 		w.requireOneRing()
 	})

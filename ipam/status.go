@@ -33,6 +33,7 @@ type Status struct {
 	Strays     []Stray     // addresses in use here that lie in others' pieces
 	Suspect    bool        // the stored ring waits to be confirmed by a peer; nothing new is given out
 	Fenced     bool        // we were away for so long that a majority must confirm the ring; nothing new is given out
+	CutOff     bool        // from most of the address space, for so long that others may take over what is ours
 	Reclaiming []Reclaim   // what is taken over from dead peers, and waits for a majority to agree
 	Lost       []Holding   // addresses that were given to others while we were away
 	Released   bool        // the space was given away
@@ -120,12 +121,15 @@ func (a *Allocator) Status() Status {
 		Strays:        c.listStrays(),
 		Suspect:       !c.suspect.IsZero(),
 		Fenced:        c.watch.fenced,
+		CutOff:        c.watch.lapsed,
 		Lost:          slices.Clone(c.watch.lost),
 		Released:      c.released,
 		Commits:       a.commits,
 	}
-	for _, x := range c.watch.pending {
-		s.Reclaiming = append(s.Reclaiming, Reclaim{prefixString(x.Range), x.from})
+	for _, p := range c.reclaim.dying {
+		for _, r := range c.ring.Owned(p) {
+			s.Reclaiming = append(s.Reclaiming, Reclaim{prefixString(r), p})
+		}
 	}
 	s.ForeignIPs = len(c.book.owners) - s.ActiveIPs
 	if c.voting {
@@ -225,6 +229,8 @@ func (c *core) stateLine(s Status) string {
 		return "away for long: waiting for a majority of the address space to confirm the ring - use 'rmpeer' for dead peers"
 	case len(s.Peers) > 0 && !slices.ContainsFunc(s.Peers, func(p PeerSpace) bool { return p.Reachable }):
 		return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
+	case s.CutOff:
+		return "cut off from most of the address space for long: others may take over what is ours - use 'rmpeer' for dead peers"
 	case len(s.Peers) > 0 && len(s.PendingAllocates) > 0:
 		return "waiting for IP(s) to become available"
 	case len(s.Peers) > 0:

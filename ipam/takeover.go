@@ -64,12 +64,6 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	}
 	before := c.free.Len()
 	won := c.winDisputes(from)
-	for _, x := range c.watch.pending {
-		if x.from == from { // the operator knows that it is dead
-			c.dropPending(x.Range)
-			won = true
-		}
-	}
 	next, moved := c.ring.Transfer(from, c.me)
 	if len(moved) == 0 && !won {
 		return 0, nil
@@ -106,12 +100,10 @@ func (c *core) release(known []peer.Name) {
 		return
 	}
 	c.released = true
+	c.reclaim.dying = nil
 	c.waiting.fail(fmt.Errorf("ipam: %w", ErrReleased))
 	c.voting, c.elector = false, nil
 	c.disputes = make(map[addr.Addr]*dispute)
-	for _, x := range c.watch.pending {
-		c.yield(x, x.from)
-	}
 	c.dirty.state = true
 	if heir := c.heir(known); heir != 0 {
 		next, _ := c.ring.Transfer(c.me, heir)

@@ -17,7 +17,7 @@ func (c *core) startVote() {
 		return
 	}
 	c.elector.SetQuorum(paxos.QuorumOf(c.clusterSize()))
-	c.propose()
+	c.proposeRing()
 }
 
 // patience is for how many ticks a vote asks for more than half of those in reach, where the old rule asks for less.
@@ -31,7 +31,7 @@ func (c *core) clusterSize() int {
 		return c.birth.size
 	}
 	size := max(c.targets(), 0) + 1
-	if c.voteTicks < patience {
+	if c.voteTicks < patience && !c.omit.birth {
 		size = max(size, c.members.count())
 	}
 	return size
@@ -42,11 +42,11 @@ func (c *core) pursue() {
 	if c.voteTicks++; c.voteTicks == patience && c.elector != nil {
 		c.elector.LowerQuorum(paxos.QuorumOf(c.clusterSize()))
 	}
-	c.propose()
+	c.proposeRing()
 }
 
-// propose starts another round, or asks again.
-func (c *core) propose() {
+// proposeRing starts another round, or asks again.
+func (c *core) proposeRing() {
 	c.out.broadcast = true
 	if c.elector == nil {
 		return

@@ -1,25 +1,21 @@
 package ipam
 
 import (
-	"bytes"
-	"encoding/gob"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
-	"net/netip"
+	"slices"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
 	"github.com/overweave/overweave/ipam/internal/paxos"
 	"github.com/overweave/overweave/ipam/internal/ring"
-	"github.com/overweave/overweave/mesh/gossip"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// This file alone knows the forms of section 2.3, 2.4 and 5 of the specification: gob streams of one value each. Gob
-// matches fields by name and kind. A message is bounded by the carrier's [gossip.MaxMessage], checked again here.
+// The forms of section 2.3 and 2.4 of the specification: gob streams of one value each. Gob matches fields by name and
+// kind.
 
 // Tags of unicast messages.
 const (
@@ -69,28 +65,20 @@ type wireState struct {
 	Paxos     map[wireVoter]wireClaim
 	Ring      *wireRing
 	Joins     bool              // not known to Weave Net, which ignores it; see join.go
-	Reclaim   map[uint64]uint64 // the same; seconds, by peer; see reclaim.go
+	Reclaim   map[uint64]uint64 // the same, as all below; seconds, by peer; see delays.go
+	Dying     []uint64          // see reclaim.go
+	Round     uint64
+	Locks     []wireLock
+	Contact   uint64 // seconds ago, plus 1; 0: not told
+}
+
+// wireLock is what the sender has agreed to.
+type wireLock struct {
+	Proposer, Round uint64
+	Dying           []uint64
 }
 
 type wireRange struct{ Start, End uint64 }
-
-// wireSaved is the state in the store.
-type wireSaved struct {
-	Peer     uint64
-	Universe string
-	Ring     *wireRing
-	Voter    wireVoter
-	Paxos    map[wireVoter]wireClaim
-	Ring6    []byte // of IPv6, as in wire6.go
-	Contact  int64  // Unix seconds
-	Pending  []wirePending
-	Reclaim  map[uint64]uint64
-}
-
-type wirePending struct {
-	From       uint64
-	Start, End [2]uint64
-}
 
 // state is a gossiped state, decoded.
 type state struct {
@@ -101,18 +89,11 @@ type state struct {
 	copyOf    peer.Name    // the peer whose copy of the ring this is; 0 if it does not say
 	joins     bool         // the sender changes over to a better ring; only with a ring
 	delays    map[peer.Name]time.Duration
-}
-
-// savedState is what the store keeps apart from holdings.
-type savedState struct {
-	peer     peer.Name
-	universe netip.Prefix
-	ring     *ring.Ring // nil: none yet
-	voter    paxos.Voter
-	claims   paxos.Claims // nil: none
-	contact  time.Time    // see watch; in whole seconds
-	pending  []claimed
-	delays   map[peer.Name]time.Duration
+	dying     []peer.Name            // whose space the sender proposes to take over, ascending
+	round     uint64                 // of that
+	locks     map[peer.Name]proposal // what the sender has agreed to, by proposer
+	contact   time.Time              // when a majority was last in the sender's reach; zero: not told; only for what is sent
+	age       uint64                 // how long that is ago, in seconds, plus 1; 0: not told; only of what was received
 }
 
 // codec is a form of messages.
@@ -131,23 +112,12 @@ func (gobCodec) decodeState(b []byte) (state, error)      { return decodeState(b
 func (gobCodec) encodeRange(r addr.Range) []byte          { return encodeRange(r) }
 func (gobCodec) decodeRange(b []byte) (addr.Range, error) { return decodeRange(b) }
 
-func encode(v any) []byte {
-	var buf bytes.Buffer
-	if err := gob.NewEncoder(&buf).Encode(v); err != nil {
-		panic(fmt.Sprintf("ipam: encode %T: %v", v, err)) // our own types, into memory: cannot fail
-	}
-	return buf.Bytes()
-}
-
-func decode(b []byte, v any) error {
-	if len(b) > gossip.MaxMessage {
-		return fmt.Errorf("%w: %d bytes", errTooLong, len(b))
-	}
-	return gob.NewDecoder(bytes.NewReader(b)).Decode(v)
-}
-
 func encodeState(s state) []byte {
-	w := wireState{Now: s.now, Nicknames: make(map[uint64]string, len(s.nicknames)), Reclaim: toWireDelays(s.delays)}
+	w := wireState{
+		Now: s.now, Nicknames: make(map[uint64]string, len(s.nicknames)),
+		Reclaim: toWireDelays(s.delays), Contact: toWireAge(s),
+		Dying: toWireNames(s.dying), Round: s.round, Locks: toWireLocks(s.locks),
+	}
 	for n, nick := range s.nicknames {
 		w.Nicknames[uint64(n)] = nick
 	}
@@ -166,13 +136,19 @@ func decodeState(b []byte) (state, error) {
 	if err := decode(b, &w); err != nil {
 		return state{}, fmt.Errorf("ipam: decode state: %w", err)
 	}
-	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames)), delays: fromWireDelays(w.Reclaim)}
+	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames)), delays: fromWireDelays(w.Reclaim), age: w.Contact, round: w.Round}
 	for n, nick := range w.Nicknames {
 		if name, err := peer.FromUint64(n); err == nil && len(nick) <= math.MaxUint8 {
 			s.nicknames[name] = nick
 		}
 	}
 	var err error
+	if s.dying, err = fromWireNames(w.Dying); err == nil {
+		s.locks, err = fromWireLocks(w.Locks)
+	}
+	if err != nil {
+		return state{}, fmt.Errorf("ipam: decode state: %w", err)
+	}
 	if w.Ring != nil && len(w.Ring.Entries) > 0 {
 		s.copyOf, _ = peer.FromUint64(w.Ring.Peer) // 0 if it is no name
 		s.joins = w.Joins
@@ -220,9 +196,7 @@ func toWireRing(r *ring.Ring, copyOf peer.Name) *wireRing {
 	for i, t := range r.Tokens {
 		w.Entries[i] = wireToken{t.At.Uint64(), uint64(t.Peer), uint64(t.Version), t.Free}
 	}
-	for _, p := range r.Seeds {
-		w.Seeds = append(w.Seeds, uint64(p))
-	}
+	w.Seeds = toWireNames(r.Seeds)
 	return w
 }
 
@@ -245,6 +219,13 @@ func fromWireRing(w *wireRing) (*ring.Ring, error) {
 	var err error
 	r.Seeds, err = fromWireNames(w.Seeds)
 	return r, err
+}
+
+func toWireNames(list []peer.Name) (w []uint64) {
+	for _, p := range list {
+		w = append(w, uint64(p))
+	}
+	return w
 }
 
 func fromWireNames(list []uint64) ([]peer.Name, error) {
@@ -286,6 +267,40 @@ func fromWireDelays(w map[uint64]uint64) map[peer.Name]time.Duration {
 	return delays
 }
 
+// toWireAge returns the age of a contact at the time of s, plus 1.
+func toWireAge(s state) uint64 {
+	if s.contact.IsZero() {
+		return 0
+	}
+	return uint64(max(s.now-s.contact.Unix(), 0)) + 1
+}
+
+func toWireLocks(locks map[peer.Name]proposal) (w []wireLock) {
+	for _, q := range slices.Sorted(maps.Keys(locks)) {
+		w = append(w, wireLock{uint64(q), locks[q].round, toWireNames(locks[q].dying)})
+	}
+	return w
+}
+
+func fromWireLocks(w []wireLock) (map[peer.Name]proposal, error) {
+	if len(w) == 0 {
+		return nil, nil
+	}
+	locks := make(map[peer.Name]proposal)
+	for _, x := range w {
+		q, err := peer.FromUint64(x.Proposer)
+		if err != nil {
+			return nil, err
+		}
+		dying, err := fromWireNames(x.Dying)
+		if err != nil {
+			return nil, err
+		}
+		locks[q] = proposal{x.Round, dying}
+	}
+	return locks, nil
+}
+
 func toWireVoter(v paxos.Voter) wireVoter { return wireVoter{uint64(v.Name), uint64(v.UID)} }
 
 func fromWireVoter(w wireVoter) paxos.Voter {
@@ -305,9 +320,7 @@ func toWireClaims(claims paxos.Claims) map[wireVoter]wireClaim {
 	w := make(map[wireVoter]wireClaim, len(claims))
 	for v, c := range claims {
 		wc := wireClaim{Promise: toWireID(c.Promise), Accepted: toWireID(c.Accepted)}
-		for _, n := range c.Value.Peers {
-			wc.AcceptedVal.Value = append(wc.AcceptedVal.Value, uint64(n))
-		}
+		wc.AcceptedVal.Value = toWireNames(c.Value.Peers)
 		wc.AcceptedVal.Origin = toWireID(c.Value.Origin)
 		w[toWireVoter(v)] = wc
 	}
@@ -331,141 +344,4 @@ func fromWireClaims(w map[wireVoter]wireClaim) (paxos.Claims, error) {
 		}
 	}
 	return claims, nil
-}
-
-func encodeSaved(s savedState) []byte {
-	w := wireSaved{
-		Peer:     uint64(s.peer),
-		Universe: s.universe.String(),
-		Voter:    toWireVoter(s.voter),
-		Paxos:    toWireClaims(s.claims),
-	}
-	switch {
-	case s.ring == nil:
-	case s.universe.Addr().Is4():
-		w.Ring = toWireRing(s.ring, s.peer)
-	default:
-		w.Ring6 = appendRing(nil, s.ring, s.peer)
-	}
-	if !s.contact.IsZero() {
-		w.Contact = s.contact.Unix()
-	}
-	for _, x := range s.pending {
-		w.Pending = append(w.Pending, wirePending{uint64(x.from), x.Start.Words(), x.End.Words()})
-	}
-	w.Reclaim = toWireDelays(s.delays)
-	return encode(w)
-}
-
-func decodeSaved(b []byte) (savedState, error) {
-	w := wireSaved{Paxos: map[wireVoter]wireClaim{}, Reclaim: map[uint64]uint64{}}
-	if err := gob.NewDecoder(bytes.NewReader(b)).Decode(&w); err != nil {
-		return savedState{}, fmt.Errorf("%w: state: %w", ErrCorrupt, err)
-	}
-	s := savedState{peer: peer.Name(w.Peer), voter: fromWireVoter(w.Voter)}
-	var err error
-	if s.universe, err = netip.ParsePrefix(w.Universe); err != nil {
-		return savedState{}, fmt.Errorf("%w: universe: %w", ErrCorrupt, err)
-	}
-	if w.Ring != nil && len(w.Ring.Entries) > 0 {
-		s.ring, err = fromWireRing(w.Ring)
-	} else if len(w.Ring6) > 0 {
-		d := reader{b: w.Ring6}
-		s.ring, _ = d.ring()
-		err = d.end("ring")
-	}
-	if err == nil && s.ring != nil {
-		err = s.ring.Check()
-	}
-	if err != nil {
-		return savedState{}, fmt.Errorf("%w: ring: %w", ErrCorrupt, err)
-	}
-	if w.Contact != 0 {
-		s.contact = time.Unix(w.Contact, 0)
-	}
-	for _, x := range w.Pending {
-		r := addr.Range{Start: addr.FromWords(x.Start), End: addr.FromWords(x.End)}
-		s.pending = append(s.pending, claimed{peer.Name(x.From), r})
-	}
-	s.delays = fromWireDelays(w.Reclaim)
-	if len(w.Paxos) > 0 {
-		if s.claims, err = fromWireClaims(w.Paxos); err != nil {
-			return savedState{}, fmt.Errorf("%w: votes: %w", ErrCorrupt, err)
-		}
-	}
-	return s, nil
-}
-
-// What Weave Net 2.8 stores (section 5.1): bucket "top", and these values.
-type (
-	weaveCIDR struct {
-		Addr      uint64
-		PrefixLen int
-	}
-	weaveOwned struct {
-		IsContainer bool
-		Cidrs       []weaveCIDR
-	}
-)
-
-// loadWeave reads the bucket of Weave Net 2.8, if it is there and complete.
-func loadWeave(tx *bolt.Tx) (Saved, error) {
-	top := tx.Bucket([]byte("top"))
-	if top == nil || top.Get([]byte("peername")) == nil || top.Get([]byte("ring")) == nil {
-		return Saved{}, nil
-	}
-	var name uint64
-	var w wireRing
-	owned := map[string]weaveOwned{}
-	for key, into := range map[string]any{"peername": &name, "ring": &w, "ownedAddresses": &owned} {
-		v := top.Get([]byte(key))
-		if v == nil {
-			continue
-		}
-		if err := gob.NewDecoder(bytes.NewReader(v)).Decode(into); err != nil {
-			return Saved{}, fmt.Errorf("%w: %s of Weave Net: %w", ErrCorrupt, key, err)
-		}
-	}
-	return fromWeave(name, &w, owned)
-}
-
-func fromWeave(name uint64, w *wireRing, owned map[string]weaveOwned) (Saved, error) {
-	self, err := peer.FromUint64(name)
-	if err != nil {
-		return Saved{}, fmt.Errorf("%w: peer name of Weave Net: %w", ErrCorrupt, err)
-	}
-	r, err := fromWireRing(w)
-	if err == nil {
-		err = r.Check()
-	}
-	if err != nil {
-		return Saved{}, fmt.Errorf("%w: ring of Weave Net: %w", ErrCorrupt, err)
-	}
-	universe, ok := prefixOf(r.Range)
-	if !ok || r.Empty() {
-		return Saved{}, nil
-	}
-	saved := Saved{State: encodeSaved(savedState{peer: self, universe: universe, ring: r}), Rewrite: true}
-	for owner, o := range owned {
-		for _, c := range o.Cidrs {
-			p := netip.PrefixFrom(addr.From64(c.Addr).Netip(true), c.PrefixLen)
-			if c.Addr > math.MaxUint32 || !p.IsValid() {
-				return Saved{}, fmt.Errorf("%w: address of %q of Weave Net", ErrCorrupt, owner)
-			}
-			saved.Holdings = append(saved.Holdings, Holding{owner, p})
-		}
-	}
-	return saved, nil
-}
-
-// prefixOf returns the prefix that r is, if it is one.
-func prefixOf(r addr.Range) (netip.Prefix, bool) {
-	start := r.Start.Netip(r.End.Words()[0] == 0 && r.End.Uint64() <= 1<<32)
-	for bits := 0; bits <= start.BitLen(); bits++ {
-		p := netip.PrefixFrom(start, bits).Masked()
-		if addr.FromPrefix(p) == r {
-			return p, true
-		}
-	}
-	return netip.Prefix{}, false
 }

@@ -22,6 +22,9 @@ import (
 //	version (1 byte, 1), flags (1 byte), clock (varint, Unix seconds),
 //	nicknames: count, then name, length, text each
 //	delays:    count, then name, seconds each
+//	contact:   its age in seconds, plus 1, or 0
+//	proposal:  round, count, names
+//	locks:     count, then proposer, round, count, names each
 //	ring:      whose copy (name), start, end (16 bytes each), seeds: count, names;
 //	           tokens: count, then distance from the one before (from the start for the first), name, version, free each
 //	votes:     count, then voter, promise, accepted, value's names: count, names; value's origin each
@@ -63,6 +66,11 @@ func (compactCodec) encodeState(s state) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s.delays)))
 	for _, p := range slices.Sorted(maps.Keys(s.delays)) {
 		b = binary.AppendUvarint(appendName(b, p), uint64(s.delays[p]/time.Second))
+	}
+	b = appendNames(binary.AppendUvarint(binary.AppendUvarint(b, toWireAge(s)), s.round), s.dying)
+	b = binary.AppendUvarint(b, uint64(len(s.locks)))
+	for _, q := range slices.Sorted(maps.Keys(s.locks)) {
+		b = appendNames(binary.AppendUvarint(appendName(b, q), s.locks[q].round), s.locks[q].dying)
 	}
 	switch {
 	case flags&flagRing != 0:
@@ -159,6 +167,13 @@ func (compactCodec) decodeState(b []byte) (state, error) {
 		raw[uint64(p)] = d.uvarint()
 	}
 	s.delays = fromWireDelays(raw)
+	s.age, s.round, s.dying = d.uvarint(), d.uvarint(), d.names()
+	for range d.count(peer.NameSize + 2) {
+		if s.locks == nil {
+			s.locks = make(map[peer.Name]proposal)
+		}
+		s.locks[d.someone()] = proposal{d.uvarint(), d.names()}
+	}
 	switch {
 	case flags&flagRing != 0:
 		s.ring, s.copyOf = d.ring()

@@ -173,7 +173,7 @@ func (m *merge) pick(ours, theirs Token) (t Token, taken bool) {
 		}
 		return ours, false
 	}
-	if ours.Peer != m.me && theirs.Peer < ours.Peer {
+	if theirs.Peer < ours.Peer {
 		return theirs, true
 	}
 	return ours, false
