@@ -124,6 +124,46 @@ func TestNoAllocationPerFrame(t *testing.T) {
 	}), "deciding")
 }
 
+// TestNoAllocationForGroups: neither to find the neighbours that lead to members, nor to see that a frame is no report.
+func TestNoAllocationForGroups(t *testing.T) {
+	f, frame := groupForwarder(t)
+	require.Equal(t, []peer.Name{peerC}, f.CapturedFrame(now, frame).Flood)
+	require.Zero(t, testing.AllocsPerRun(500, func() {
+		f.CapturedFrame(now, frame)
+		f.ReceivedFrame(now, peerB, peerA, frame)
+	}))
+}
+
+// groupForwarder is a forwarder that snoops, with C and D as members of a group, and a frame to that.
+func groupForwarder(t testing.TB) (*overlay.Forwarder, []byte) {
+	snoops := make(chan overlay.Memberships, 8)
+	sw, err := overlay.NewSwitch(overlay.SwitchConfig{
+		Self: peerA, Overlays: []overlay.Overlay{&stub{name: "x"}}, Announce: func(m overlay.Memberships) { snoops <- m },
+	})
+	require.NoError(t, err)
+	run(t, sw)
+	<-snoops
+	f := sw.Forwarder()
+	routes := starRoutes()
+	routes.Trees = map[peer.Name]map[peer.Name]peer.Name{peerA: {peerB: peerB, peerC: peerC, peerD: peerC}, peerB: {peerC: peerC, peerD: peerC}}
+	f.SetRoutes(routes)
+	members := overlay.Announcement{Groups: []overlay.MAC{mac("01:00:5e:01:02:03")}}
+	f.SetMemberships(overlay.Memberships{peerB: {}, peerC: members, peerD: members})
+	return f, ethernet("01:00:5e:01:02:03", macA)
+}
+
+func BenchmarkGroupDecision(b *testing.B) {
+	f, frame := groupForwarder(b)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if d := f.CapturedFrame(now, frame); len(d.Flood) != 1 {
+				b.Error("wrong decision")
+			}
+		}
+	})
+}
+
 var parsed = map[string]overlay.MAC{}
 
 // mac6 is mac, computed once.

@@ -10,8 +10,9 @@ import (
 // spanningTree is the group address of bridge protocol frames, which never leave a host.
 var spanningTree = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00}
 
-// Decision is where one frame goes. A Decision depends on the addresses of the frame, the routes and the MAC table alone,
-// so a carrier may keep it for further frames until one of those changes.
+// Decision is where one frame goes. A Decision depends on the addresses of the frame, the routes, the MAC table and the
+// memberships of groups alone, so a carrier may keep it for further frames until one of those changes. It depends on more
+// only for the frames of [IsMembership].
 type Decision struct {
 	// Local: the frame goes to the stations of this host.
 	Local bool
@@ -38,10 +39,11 @@ const (
 	DropNoRoute             // the peer to deliver it is out of reach
 	DropNobody              // to be flooded, but there is no neighbour to flood to
 	DropNoLink              // the next hop has no link, or not any more
+	DropNoMember            // to a group, but no neighbour leads to a member; or a report of members, but none to a router
 	numDropReasons
 )
 
-var dropNames = [numDropReasons]string{"none", "short", "spanning_tree", "local", "foreign_source", "no_route", "no_neighbour", "no_link"}
+var dropNames = [numDropReasons]string{"none", "short", "spanning_tree", "local", "foreign_source", "no_route", "no_neighbour", "no_link", "no_member"}
 
 // String returns the name of the reason in status reports and metrics.
 func (d DropReason) String() string { return dropNames[d] }
@@ -52,16 +54,18 @@ func (d DropReason) String() string { return dropNames[d] }
 // Whoever keeps decisions, as a datapath does that has them in the kernel, watches for what makes them void: [Forwarder.Watch].
 type Forwarder struct {
 	self     peer.Name
-	routes   atomic.Pointer[Routes]
+	view     atomic.Pointer[view]
 	macs     macTable
 	links    linkTable
 	watchers watchers
+	snooper  snooper
 }
 
 // NewForwarder returns a Forwarder for the peer self, with no routes and no stations.
 func NewForwarder(self peer.Name) *Forwarder {
 	f := &Forwarder{self: self}
-	f.SetRoutes(noRoutes{})
+	f.snooper.due = make(chan struct{}, 1)
+	f.view.Store(newView(self, noRoutes{}, nil, map[MAC][]peer.Name{}))
 	f.macs.changed = func(m MAC) { f.watchers.tell(Change{Station: m}) }
 	return f
 }
@@ -71,6 +75,7 @@ type noRoutes struct{}
 func (noRoutes) NextHop(peer.Name) (peer.Name, bool)             { return 0, false }
 func (noRoutes) Flood(peer.Name) []peer.Name                     { return nil }
 func (noRoutes) FloodHop(peer.Name, peer.Name) (peer.Name, bool) { return 0, false }
+func (noRoutes) Peers() []peer.Name                              { return nil }
 func (noRoutes) ShortID(peer.Name) (peer.ShortID, bool)          { return 0, false }
 func (noRoutes) Named(peer.ShortID) (peer.Name, bool)            { return 0, false }
 
@@ -78,11 +83,13 @@ func (noRoutes) Named(peer.ShortID) (peer.Name, bool)            { return 0, fal
 func (f *Forwarder) Self() peer.Name { return f.self }
 
 // Routes returns the routes in use.
-func (f *Forwarder) Routes() Routes { return *f.routes.Load() }
+func (f *Forwarder) Routes() Routes { return f.view.Load().routes }
 
 // SetRoutes makes r the routes for all decisions from now on.
 func (f *Forwarder) SetRoutes(r Routes) {
-	f.routes.Store(&r)
+	f.snooper.mu.Lock()
+	f.view.Store(f.view.Load().withRoutes(r))
+	f.snooper.mu.Unlock()
 	f.watchers.tell(Change{})
 }
 
@@ -128,7 +135,7 @@ func (f *Forwarder) Outbound(dst MAC) Decision {
 	at, known := f.macs.lookup(dst)
 	switch {
 	case !known:
-		return f.flood(Decision{Source: f.self})
+		return f.flood(Decision{Source: f.self}, dst)
 	case at == f.self:
 		return Decision{Drop: DropLocal}
 	default:
@@ -159,7 +166,7 @@ func (f *Forwarder) Inbound(srcPeer, dstPeer peer.Name, dst MAC) Decision {
 	if at, known := f.macs.lookup(dst); known && at == f.self {
 		return d
 	}
-	return f.flood(d)
+	return f.flood(d, dst)
 }
 
 func (f *Forwarder) relay(src, dst peer.Name) Decision {
@@ -170,10 +177,13 @@ func (f *Forwarder) relay(src, dst peer.Name) Decision {
 	return Decision{Source: src, Hop: hop, Dst: dst}
 }
 
-func (f *Forwarder) flood(d Decision) Decision {
-	d.Flood = f.Routes().Flood(d.Source)
-	if len(d.Flood) == 0 && !d.Local {
-		d.Drop = DropNobody
+func (f *Forwarder) flood(d Decision, dst MAC) Decision {
+	v := f.view.Load()
+	if d.Flood = v.flood(d.Source, dst); len(d.Flood) > 0 || d.Local {
+		return d
+	}
+	if d.Drop = DropNobody; len(v.routes.Flood(d.Source)) > 0 {
+		d.Drop = DropNoMember
 	}
 	return d
 }

@@ -30,8 +30,9 @@ func loadVectors(t *testing.T, file string, into any) {
 
 // stub is an overlay whose links do as the test says and keep what they are given.
 type stub struct {
-	name string
-	fail error // of Prepare
+	name    string
+	fail    error                         // of Prepare
+	carries func(src, dst peer.Name) bool // if set, the links are those of a datapath
 
 	mu    sync.Mutex
 	links []*stubLink
@@ -47,6 +48,9 @@ func (s *stub) Prepare(p overlay.Params) (overlay.Link, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.links = append(s.links, l)
+	if s.carries != nil {
+		return datapathLink{l}, nil
+	}
 	return l, nil
 }
 
@@ -55,6 +59,11 @@ func (s *stub) last() *stubLink {
 	defer s.mu.Unlock()
 	return s.links[len(s.links)-1]
 }
+
+// datapathLink is a link whose frames from this host go another way.
+type datapathLink struct{ *stubLink }
+
+func (l datapathLink) Carries(src, dst peer.Name) bool { return l.overlay.carries(src, dst) }
 
 type stubLink struct {
 	overlay.Params

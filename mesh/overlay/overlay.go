@@ -173,6 +173,10 @@ type Routes interface {
 	// come to dst by a way that does not lead through us.
 	FloodHop(src, dst peer.Name) (hop peer.Name, ok bool)
 
+	// Peers returns the peers that are in reach, ourselves included, in no particular order. The caller does not change the
+	// result.
+	Peers() []peer.Name
+
 	// ShortID returns the short id that stands for a peer; ok is false if none does.
 	ShortID(name peer.Name) (id peer.ShortID, ok bool)
 

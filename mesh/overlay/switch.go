@@ -30,6 +30,10 @@ type SwitchConfig struct {
 	// Port is where frames of this host's stations come from and go to. Nil means none: the peer only relays. [Switch.Run]
 	// closes it.
 	Port Port
+	// Announce, if set, tells the other peers what stations of this host are members of, at most five times a second; it does
+	// not block. They hand what has come to the SetMemberships of their Forwarders. Nil means that this switch neither learns
+	// memberships nor asks for them, and so gets the frames of all groups. See [Memberships].
+	Announce func(Memberships)
 	// Forwarder decides, for this switch alone. Nil means a new one. A datapath in the kernel shares it.
 	Forwarder *Forwarder
 	// Log gets what is worth a line. Nil means silence.
@@ -45,6 +49,7 @@ type Switch struct {
 	overlays  map[string]Overlay
 	port      SegmentedPort // nil: none
 	forwarder *Forwarder
+	announce  func(Memberships) // nil: no snooping
 	log       *slog.Logger
 
 	// atomic
@@ -62,7 +67,10 @@ func NewSwitch(c SwitchConfig) (*Switch, error) {
 	if len(c.Overlays) == 0 {
 		return nil, errors.New("overlay: switch without overlays")
 	}
-	s := &Switch{self: c.Self, port: asSegmented(c.Port), forwarder: c.Forwarder, log: c.Log, overlays: map[string]Overlay{}}
+	s := &Switch{
+		self: c.Self, port: asSegmented(c.Port), forwarder: c.Forwarder, announce: c.Announce, log: c.Log,
+		overlays: map[string]Overlay{},
+	}
 	for _, o := range c.Overlays {
 		name := o.Name()
 		if _, twice := s.overlays[name]; twice || name == "" || strings.ContainsAny(name, " \t\n") {
@@ -102,7 +110,7 @@ func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, re
 	return b, nil
 }
 
-// Run moves frames from the port until ctx ends or the port fails, and forgets old stations. Frames from links are moved
+// Run moves frames from the port until ctx ends or the port fails, forgets old stations, and asks for members of groups. Frames from links are moved
 // by the overlays, whether or not the switch runs. It closes the port before it returns; the error is nil if ctx ended.
 func (s *Switch) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -112,7 +120,11 @@ func (s *Switch) Run(ctx context.Context) error {
 	if s.port != nil {
 		wg.Go(func() { failed <- s.readPort() })
 	}
+	if s.announce != nil {
+		wg.Go(func() { s.runGroups(ctx) })
+	}
 	err := s.expireUntil(ctx, failed)
+	cancel()
 	if s.port != nil {
 		_ = s.port.Close()
 	}
@@ -152,19 +164,11 @@ func (s *Switch) readPort() error {
 		}
 		now := time.Now()
 		for i := range frames[:n] {
-			s.capture(b, now, &frames[i])
+			f := &frames[i]
+			s.apply(b, s.forwarder.CapturedFrame(now, f.Data), f)
 		}
 		s.flush(b, true)
 	}
-}
-
-func (s *Switch) capture(b *batch, now time.Time, f *Frame) {
-	dst, src, ok := addresses(f.Data)
-	if !ok {
-		s.drop(DropShort)
-		return
-	}
-	s.apply(b, s.forwarder.Captured(now, dst, src), f)
 }
 
 // receive moves frames that came over a link.
@@ -173,12 +177,7 @@ func (s *Switch) receive(frames []Frame) {
 	now := time.Now()
 	for i := range frames {
 		f := &frames[i]
-		dst, src, ok := addresses(f.Data)
-		if !ok {
-			s.drop(DropShort)
-			continue
-		}
-		s.apply(b, s.forwarder.Received(now, f.Src, f.Dst, dst, src), f)
+		s.apply(b, s.forwarder.ReceivedFrame(now, f.Src, f.Dst, f.Data), f)
 	}
 	s.flush(b, false)
 	s.scratch.Put(b)
@@ -225,7 +224,9 @@ type SwitchStatus struct {
 	PortErrors uint64            `json:"port_errors"` // batches that the port did not take
 	Overlays   []string          `json:"overlays"`
 	MACs       []MACEntry        `json:"macs"`
-	Drops      map[string]uint64 `json:"drops,omitempty"` // frames that went nowhere, by reason
+	Groups     []GroupEntry      `json:"groups,omitempty"`     // what the stations of peers are members of
+	AllGroups  []peer.Name       `json:"all_groups,omitempty"` // peers that get the frames of all groups
+	Drops      map[string]uint64 `json:"drops,omitempty"`      // frames that went nowhere, by reason
 }
 
 // Status describes the switch as it is now.
@@ -233,6 +234,9 @@ func (s *Switch) Status() SwitchStatus {
 	st := SwitchStatus{Overlays: s.names, MACs: s.forwarder.MACs(), PortErrors: s.portErr.Load(), Drops: map[string]uint64{}}
 	if s.port != nil {
 		st.Port = s.port.Name()
+	}
+	if s.announce != nil {
+		st.Groups, st.AllGroups = s.forwarder.Groups(), s.forwarder.WantAll()
 	}
 	for r := range s.drops {
 		if n := s.drops[r].Load(); n > 0 {

@@ -78,7 +78,7 @@ func TestVectorFrameDecisions(t *testing.T) {
 }
 
 // run runs a switch until the test ends.
-func run(t *testing.T, sw *overlay.Switch) {
+func run(t testing.TB, sw *overlay.Switch) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- sw.Run(ctx) }()

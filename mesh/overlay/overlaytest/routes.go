@@ -1,6 +1,9 @@
 package overlaytest
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -29,6 +32,9 @@ func (r Routes) FloodHop(src, dst peer.Name) (peer.Name, bool) {
 	hop, ok := r.Trees[src][dst]
 	return hop, ok
 }
+
+// Peers implements [overlay.Routes]: the peers that Hops leads to.
+func (r Routes) Peers() []peer.Name { return slices.Collect(maps.Keys(r.Hops)) }
 
 // ShortID implements [overlay.Routes].
 func (r Routes) ShortID(name peer.Name) (peer.ShortID, bool) {
