@@ -1,9 +1,11 @@
 package mesh
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -12,7 +14,8 @@ import (
 // introduction (keyDelta). Towards peers of Weave Net 2.8 the old form is kept.
 //
 //   - News goes along a few links of each peer, the eager ones: those by which parts of the mesh came together, and some
-//     more so that the way is short. It is sent as entries.
+//     more so that the way is short. It is sent as entries. A link over which most comes too late to be news is eager no
+//     more, if there are others.
 //   - On the other links, and now and then on all, peers compare a digest of what they know. If it differs one tells the
 //     versions it has, and the other sends what is newer and asks for what it lacks.
 //
@@ -24,6 +27,9 @@ const (
 	deltaWant     = 4 // name (6); for each peer whose entry is asked for
 	deltaEager    = 5 // no body: send me your news, I send you mine
 	deltaGoodbye  = 6 // reason (1): the sender closes this connection now
+	deltaLazy     = 7 // no body: send me no news any more, I send you none; others tell me the same earlier
+	deltaPing     = 8 // anything of up to 16 bytes, to be sent back
+	deltaPong     = 9 // what a deltaPing brought
 )
 
 // Reasons of deltaGoodbye.
@@ -153,20 +159,21 @@ func appendStamp(b []byte, e *entry) []byte {
 	return binary.AppendUvarint(b, e.version)
 }
 
-// parseStamps reads the body of deltaVersions.
-func parseStamps(b []byte) (map[peer.Name]stamp, error) {
+// parseStamps reads the body of deltaVersions; the result is in the order of names, each once.
+func parseStamps(b []byte) ([]stamp, error) {
 	c := cursor{b: b}
-	stamps := make(map[peer.Name]stamp, min(len(b)/15, maxPeers))
+	stamps := make([]stamp, 0, min(len(b)/15, maxPeers))
 	for len(c.b) > 0 {
-		s := stamp{name: c.name(), uid: c.uid(), version: c.uvarint()}
-		if stamps[s.name] = s; len(stamps) > maxPeers {
+		if len(stamps) == maxPeers {
 			return nil, errTooMany
 		}
+		stamps = append(stamps, stamp{name: c.name(), uid: c.uid(), version: c.uvarint()})
 	}
 	if c.bad {
 		return nil, fmt.Errorf("%w: topology versions", errMalformed)
 	}
-	return stamps, nil
+	slices.SortFunc(stamps, func(a, b stamp) int { return cmp.Compare(a.name, b.name) })
+	return slices.CompactFunc(stamps, func(a, b stamp) bool { return a.name == b.name }), nil
 }
 
 // parseNames reads the body of deltaWant.
@@ -185,24 +192,34 @@ func parseNames(b []byte) ([]peer.Name, error) {
 // covered returns the peers of which somebody with these versions knows all that we know.
 func (t *topology) covered(stamps []stamp) (names []peer.Name) {
 	for _, s := range stamps {
-		if have := t.entries[s.name]; have != nil && s.covers(have) {
+		if have := t.entry(s.name); have != nil && s.covers(have) {
 			names = append(names, s.name)
 		}
 	}
 	return names
 }
 
-// compare says what of ours one who has these versions lacks, and of which peers it has newer ones.
-func (t *topology) compare(theirs map[peer.Name]stamp) (lacking, newer []peer.Name) {
-	for name, e := range t.entries {
-		if s, known := theirs[name]; !known || !s.covers(e) {
-			lacking = append(lacking, name)
+// compare says what of ours one who has these versions lacks, and of which peers it has newer ones. theirs is as parseStamps
+// returns it.
+func (t *topology) compare(theirs []stamp) (lacking, newer []peer.Name) {
+	for _, e := range t.entries {
+		for len(theirs) > 0 && theirs[0].name < e.name {
+			newer, theirs = append(newer, theirs[0].name), theirs[1:]
+		}
+		if len(theirs) == 0 || theirs[0].name != e.name {
+			lacking = append(lacking, e.name)
+			continue
+		}
+		s := theirs[0]
+		theirs = theirs[1:]
+		if !s.covers(e) {
+			lacking = append(lacking, e.name)
+		} else if s != (stamp{e.name, e.uid, e.version}) {
+			newer = append(newer, e.name)
 		}
 	}
-	for name, s := range theirs {
-		if e := t.entries[name]; e == nil || !(stamp{e.name, e.uid, e.version}).covers(&entry{uid: s.uid, version: s.version}) {
-			newer = append(newer, name)
-		}
+	for _, s := range theirs {
+		newer = append(newer, s.name)
 	}
 	return lacking, newer
 }
@@ -210,7 +227,7 @@ func (t *topology) compare(theirs map[peer.Name]stamp) (lacking, newer []peer.Na
 // digestMessage returns the deltaDigest of a topology.
 func (t *topology) digestMessage() []byte {
 	b := binary.BigEndian.AppendUint64([]byte{tagDelta, deltaDigest}, t.digest)
-	return binary.AppendUvarint(b, uint64(len(t.entries)))
+	return binary.AppendUvarint(b, uint64(t.size()))
 }
 
 // sameDigest reports whether a deltaDigest tells of the topology we have.
@@ -220,12 +237,12 @@ func (t *topology) sameDigest(body []byte) (same bool, err error) {
 	if c.bad || n > math.MaxInt32 {
 		return false, fmt.Errorf("%w: topology digest", errMalformed)
 	}
-	return digest == t.digest && n == uint64(len(t.entries)), nil
+	return digest == t.digest && n == uint64(t.size()), nil
 }
 
 // versionsMessage returns the deltaVersions of a topology.
 func (t *topology) versionsMessage() []byte {
-	b := make([]byte, 2, 2+len(t.entries)*(peer.NameSize+8+3))
+	b := make([]byte, 2, 2+t.size()*(peer.NameSize+8+3))
 	b[0], b[1] = tagDelta, deltaVersions
 	for _, e := range t.entries {
 		b = appendStamp(b, e)

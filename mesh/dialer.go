@@ -165,6 +165,7 @@ type candidate struct {
 type situation struct {
 	links     []linkInfo
 	learned   []candidate // better ones first
+	sample    bool        // there are more than these
 	want      int         // how many learned addresses may be dialled now
 	content   bool        // there are as many links as we want
 	reachable func(peer.Name) bool
@@ -211,7 +212,12 @@ func (d *dialer) pass(s situation, now time.Time) (dial []*target) {
 			dial = append(dial, t)
 		}
 	}
-	d.tidy(valid, learned, directKeys)
+	for key, t := range d.targets {
+		if _, ok := valid[key]; ok || learned[key] || t.state == targetAttempting || t.state == targetConnected {
+			continue
+		}
+		d.tidy(t, directKeys[key], s.sample && (s.want <= 0 || t.next.After(now)))
+	}
 	return dial
 }
 
@@ -278,18 +284,14 @@ func (d *dialer) start(t *target, now time.Time) bool {
 	return true
 }
 
-// tidy suspends direct targets that there is no reason to dial, and forgets others.
-func (d *dialer) tidy(valid map[string]endpoint, learned, direct map[string]bool) {
-	for key, t := range d.targets {
-		if _, ok := valid[key]; ok || learned[key] || t.state == targetAttempting || t.state == targetConnected {
-			continue
-		}
-		if direct[key] {
-			t.state = targetSuspended
-			continue
-		}
-		d.remove(key)
+// tidy suspends a target that there is no reason to dial if it is a direct one, or to be kept as there may be a reason
+// later, and forgets others.
+func (d *dialer) tidy(t *target, direct, keep bool) {
+	if direct || keep {
+		t.state = targetSuspended
+		return
 	}
+	d.remove(t.key)
 }
 
 func (d *dialer) remove(key string) {

@@ -130,7 +130,7 @@ func (c targetCase) situation(t *testing.T, self peer.Name, port uint16) situati
 	for n := range names {
 		all = append(all, n)
 	}
-	topo := &topology{self: self, entries: entriesOf(t, all, edges)}
+	topo := topologyOf(t, self, all, edges)
 	if c.Discovery {
 		s.learned = learn(topo, func(n peer.Name) bool { return connected[n] }, port)
 	}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
@@ -68,6 +69,7 @@ func (r *Router) dispatchGossip(l *link, m message) error {
 	}
 	for _, c := range r.channels {
 		if c.name == string(m.channel) {
+			m.channel, m.payload = nil, slices.Clone(m.payload) // the message is the link's
 			c.deliver(m)
 			return nil
 		}
@@ -118,7 +120,7 @@ func (r *Router) known(name peer.Name) *entry {
 	}
 	r.topoMu.RLock()
 	defer r.topoMu.RUnlock()
-	return r.topo.entries[name]
+	return r.topo.entry(name)
 }
 
 // dispatchDelta handles a message of delta.go.
@@ -152,7 +154,15 @@ func (r *Router) dispatchDelta(l *link, body []byte) error {
 		}
 		return err
 	case deltaEager:
-		r.post(func(*engine) { l.eager = true })
+		r.post(func(*engine) { l.eager, l.wasted = true, 0 })
+	case deltaLazy:
+		r.post(func(e *engine) { e.becomeLazy(l) })
+	case deltaPing:
+		if len(body) <= maxPing && l.out.urgentNow(append([]byte{tagDelta, deltaPong}, body...)) == nil {
+			l.kick()
+		}
+	case deltaPong:
+		l.probe.pong(body, time.Now())
 	case deltaGoodbye:
 		return fmt.Errorf("%w of the other end", ErrLimit)
 	}
@@ -181,60 +191,71 @@ func (r *Router) answerVersions(l *link, body []byte) error {
 
 // merge hands an update to the engine.
 func (r *Router) merge(l *link, fresh []*entry, old []stamp) {
-	switch {
-	case len(fresh) > 0:
+	if len(fresh)+len(old) > 0 {
 		r.post(func(e *engine) { e.merge(l, fresh, old) })
-	case len(old) > 0:
-		r.topoMu.RLock()
-		names := r.topo.covered(old)
-		r.topoMu.RUnlock()
-		l.out.omitTopology(names)
 	}
 }
 
-// encodeTopology returns the messages for topology that waits at a link, in the form that the link takes.
-func (r *Router) encodeTopology(l *link, w work) [][]byte {
-	r.topoMu.RLock()
-	entries := make([]*entry, 0, len(w.topology))
-	if w.all {
-		for _, e := range r.topo.entries {
-			entries = append(entries, e)
-		}
-	} else {
-		for _, n := range w.topology {
-			if e := r.topo.entries[n]; e != nil {
-				entries = append(entries, e)
-			}
-		}
-	}
-	own := r.topo.own()
-	r.topoMu.RUnlock()
+// appendTopology appends the frames of topology that waits at a link, in the form that the link takes.
+func (r *Router) appendTopology(buf []byte, l *link, w work) ([]byte, error) {
+	own, entries := r.entriesOf(w)
 	if len(entries) == 0 {
-		return nil
+		return buf, nil
 	}
 	if l.delta {
-		return encodeDeltas(entries)
+		return r.appendDeltas(buf, l, entries)
 	}
-	return encodeUpdates(own, entries)
+	for _, msg := range encodeUpdates(own, entries) {
+		var err error
+		if buf, err = l.sess.out.append(buf, msg); err != nil {
+			return buf, err
+		}
+	}
+	return buf, nil
+}
+
+// entriesOf returns our entry, and those that some work asks for.
+func (r *Router) entriesOf(w work) (own *entry, entries []*entry) {
+	r.topoMu.RLock()
+	defer r.topoMu.RUnlock()
+	if w.all {
+		return r.topo.own(), slices.Clone(r.topo.entries)
+	}
+	entries = make([]*entry, 0, len(w.topology))
+	for _, n := range w.topology {
+		if e := r.topo.entry(n); e != nil {
+			entries = append(entries, e)
+		}
+	}
+	return r.topo.own(), entries
 }
 
 // maxUpdate is where a topology message is cut, in bytes. The receiver merges the parts.
 const maxUpdate = 4 << 20
 
-func encodeDeltas(entries []*entry) (messages [][]byte) {
-	for len(entries) > 0 {
-		n, size := 0, 2
-		for n < len(entries) && size < maxUpdate {
-			size += maxEntryHead + len(entries[n].nickname) + len(entries[n].conns)
-			n++
-		}
-		b := append(make([]byte, 0, size), tagDelta, deltaEntries)
-		for _, e := range entries[:n] {
-			b = appendEntry(b, e)
-		}
-		messages, entries = append(messages, b), entries[n:]
+// appendDeltas appends the frames of deltaEntries.
+func (r *Router) appendDeltas(buf []byte, l *link, entries []*entry) (out []byte, err error) {
+	scratch := r.buffers.Get().(*[]byte)
+	defer func() { keepBuffer(&r.buffers, scratch) }()
+	for len(entries) > 0 && err == nil {
+		*scratch, entries = appendDelta((*scratch)[:0], entries)
+		buf, err = l.sess.out.append(buf, *scratch)
 	}
-	return messages
+	return buf, err
+}
+
+// appendDelta appends one deltaEntries of entries, and returns those that found no room in it.
+func appendDelta(b []byte, entries []*entry) (msg []byte, rest []*entry) {
+	n, size := 0, 2
+	for n < len(entries) && size < maxUpdate {
+		size += maxEntryHead + len(entries[n].nickname) + len(entries[n].conns)
+		n++
+	}
+	b = append(slices.Grow(b, size), tagDelta, deltaEntries)
+	for _, e := range entries[:n] {
+		b = appendEntry(b, e)
+	}
+	return b, entries[n:]
 }
 
 func encodeUpdates(own *entry, entries []*entry) (messages [][]byte) {

@@ -46,7 +46,7 @@ type engine struct {
 
 	// When something is due; zero if it is not.
 	routesAt, collectAt, updateAt, flushAt, gossipAt, digestAt, dialAt, shedAt time.Time
-	lastUpdate, lastFlush, lastDial                                            time.Time
+	lastUpdate, lastFlush, lastDial, comparedAt                                time.Time
 }
 
 // formerRun is an earlier run of a peer that a later one has replaced.
@@ -178,7 +178,7 @@ func (e *engine) renewOwn(now time.Time) {
 	e.r.topo.setOwn(func(own *entry) { own.conns = connList(list) })
 	e.r.topoMu.Unlock()
 	e.announce(now, e.r.cfg.Name)
-	if len(e.r.topo.entries) < manyPeers {
+	if e.r.topo.size() < manyPeers {
 		e.refresh()
 		return
 	}
@@ -192,7 +192,7 @@ func (e *engine) refresh() {
 	start := time.Now()
 	prev := e.graph
 	if e.r.topo.changed {
-		e.graph = newGraph(e.r.cfg.Name, e.r.topo.entries, prev)
+		e.graph = newGraph(e.r.topo, prev)
 		e.r.topo.changed = false
 	}
 	e.r.view.Store(&view{graph: e.graph, links: maps.Clone(e.links)})
@@ -204,7 +204,7 @@ func (e *engine) refresh() {
 
 // setRoutes gives the data plane the new routes, if they or the short ids differ from what it has.
 func (e *engine) setRoutes(f *overlay.Forwarder, prev *graph) {
-	ids := e.r.topo.short.owners()
+	ids := e.r.topo.short.current()
 	if ids == e.shortIDs && e.graph.sameRoutes(prev) {
 		return
 	}
@@ -214,7 +214,7 @@ func (e *engine) setRoutes(f *overlay.Forwarder, prev *graph) {
 
 // refreshSoon has refresh called after a while, a longer one the more it costs.
 func (e *engine) refreshSoon(now time.Time) {
-	delay := minRoutesDelay + 50*e.routesCost + time.Duration(len(e.r.topo.entries))*500*time.Microsecond
+	delay := minRoutesDelay + 50*e.routesCost + time.Duration(e.r.topo.size())*500*time.Microsecond
 	soon(&e.routesAt, now.Add(min(delay, maxRoutesDelay)))
 }
 
@@ -267,7 +267,7 @@ func (e *engine) checkShortID() {
 
 // merge takes an update in that came over a link; old are entries it held that told nothing new.
 func (e *engine) merge(l *link, entries []*entry, old []stamp) {
-	now := time.Now()
+	now, size := time.Now(), e.r.topo.size()
 	e.r.topoMu.Lock()
 	m, err := e.r.topo.merge(entries)
 	e.r.topoMu.Unlock()
@@ -280,7 +280,8 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 		e.announce(now, e.r.cfg.Name)
 	}
 	e.omit(l, m, old)
-	if !e.r.topo.changed {
+	e.judge(l, len(m.news), len(m.stale)+len(old))
+	if len(m.news) == 0 && m.foreign == nil && e.r.topo.size() == size {
 		return
 	}
 	names := make([]peer.Name, len(m.news))
@@ -290,7 +291,7 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 	e.passOn(l, names)
 	e.checkShortID()
 	e.refreshSoon(now)
-	soon(&e.collectAt, now.Add(collectDelay+time.Duration(len(e.r.topo.entries))*2*time.Millisecond))
+	soon(&e.collectAt, now.Add(collectDelay+time.Duration(e.r.topo.size())*2*time.Millisecond))
 	e.digestAt = now.Add(digestDelay)
 	e.dialSoon(now)
 }
@@ -299,7 +300,7 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 func (e *engine) omit(l *link, m merged, old []stamp) {
 	var names []peer.Name
 	for _, s := range m.stale {
-		if have := e.r.topo.entries[s.name]; have != nil && !have.supersedes(s) {
+		if have := e.r.topo.entry(s.name); have != nil && !have.supersedes(s) {
 			names = append(names, s.name)
 		}
 	}
@@ -347,7 +348,7 @@ func (e *engine) announce(now time.Time, names ...peer.Name) {
 	for _, n := range names {
 		e.updates[n] = struct{}{}
 	}
-	pause := time.Second + time.Duration(len(e.r.topo.entries))*2*time.Millisecond
+	pause := time.Second + time.Duration(e.r.topo.size())*2*time.Millisecond
 	at := now.Add(minRoutesDelay)
 	if again := e.lastUpdate.Add(pause); again.After(at) {
 		at = again
@@ -366,7 +367,7 @@ func (e *engine) sendUpdates(now time.Time) {
 
 // flushSoon lets the topology that waits go, but not too often: under churn it gathers.
 func (e *engine) flushSoon() {
-	pause := 50*time.Millisecond + time.Duration(len(e.r.topo.entries))*500*time.Microsecond
+	pause := 50*time.Millisecond + time.Duration(e.r.topo.size())*500*time.Microsecond
 	soon(&e.flushAt, e.lastFlush.Add(pause))
 }
 

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"sync"
@@ -12,126 +11,191 @@ import (
 // graph is an immutable picture of the topology with peers as numbers, in the order of their names. Tables are computed
 // when they are first asked for (section 6 of the mesh specification). It is safe for concurrent use.
 type graph struct {
-	self    int32
-	entries []*entry // by number
-	index   map[peer.Name]int32
-	all     [][]int32 // edges of each peer: every listed connection
-	est     [][]int32 // edges of each peer that it lists as established, sorted
+	self        int32
+	names       []peer.Name // by number
+	entries     []*entry    // by number
+	all         adjacency   // every listed connection
+	established []bool      // of each edge in all: its peer lists it as such
+	partial     bool        // some listed connections are not there, as they lead to peers that are not known
 
 	unicastAll func() []int32 // next hop by destination, -1 if out of reach, self for ourselves
 	unicast    func() []int32 // the same over established and symmetric edges
-	symmetric  func() [][]int32
+	symmetric  func() adjacency
 
 	mu       sync.Mutex
 	flood    map[int32][]peer.Name // broadcast sets by source, established and symmetric
 	floodAll map[int32][]peer.Name
 }
 
-// newGraph makes a graph of the entries. What has not changed since prev, which may be nil, is shared with it.
-func newGraph(self peer.Name, entries map[peer.Name]*entry, prev *graph) *graph {
-	g := &graph{flood: map[int32][]peer.Name{}, floodAll: map[int32][]peer.Name{}}
-	same := prev != nil && prev.sameMembers(entries)
-	if same {
-		g.index = prev.index
-		g.entries = make([]*entry, len(prev.entries))
-		for i, e := range prev.entries {
-			g.entries[i] = entries[e.name]
-		}
-	} else {
-		g.number(entries)
+// adjacency has the edges of all peers, in ascending order for each. It holds no pointers, as there may be many.
+type adjacency struct {
+	start []int32 // where those of a peer start; the last one is the end
+	to    []int32
+}
+
+// of returns where the edges of a peer lead.
+func (a adjacency) of(p int32) []int32 { return a.to[a.start[p]:a.start[p+1]] }
+
+// newGraph makes a graph of a topology. What has not changed since prev, which may be nil, is not read again.
+func newGraph(t *topology, prev *graph) *graph {
+	g := &graph{
+		names: t.shareNames(), entries: slices.Clone(t.entries),
+		flood: map[int32][]peer.Name{}, floodAll: map[int32][]peer.Name{},
 	}
-	g.self = g.index[self]
-	g.all, g.est = make([][]int32, len(g.entries)), make([][]int32, len(g.entries))
-	for i, e := range g.entries {
-		if same && prev.entries[i] == e {
-			g.all[i], g.est[i] = prev.all[i], prev.est[i]
-			continue
-		}
-		g.all[i], g.est[i] = g.edges(e)
+	g.self, _ = g.number(t.self)
+	if prev == nil || prev.partial {
+		prev = &graph{}
 	}
+	g.connect(prev)
 	g.symmetric = sync.OnceValue(g.makeSymmetric)
 	g.unicastAll = sync.OnceValue(func() []int32 { return g.hops(g.all) })
 	g.unicast = sync.OnceValue(func() []int32 { return g.hops(g.symmetric()) })
 	return g
 }
 
-func (g *graph) sameMembers(entries map[peer.Name]*entry) bool {
-	if len(entries) != len(g.entries) {
+// number returns the number of a peer.
+func (g *graph) number(name peer.Name) (n int32, known bool) {
+	i, known := slices.BinarySearch(g.names, name)
+	return int32(i), known
+}
+
+// connect makes the edges. Those of an entry that was in prev are taken from there.
+func (g *graph) connect(prev *graph) {
+	size := 0
+	for _, e := range g.entries {
+		size += len(e.conns) / usualConnSize
+	}
+	g.all = adjacency{start: make([]int32, 1, len(g.names)+1), to: make([]int32, 0, size)}
+	g.established = make([]bool, 0, size)
+	now := prev.renumbered(g.names)
+	var scratch []int32
+	old := 0
+	for i, e := range g.entries {
+		for old < len(prev.names) && prev.names[old] < g.names[i] {
+			old++
+		}
+		if old < len(prev.names) && prev.entries[old] == e {
+			g.copyEdges(prev, int32(old), now)
+		} else {
+			scratch = g.readEdges(e, scratch[:0])
+		}
+		g.all.start = append(g.all.start, int32(len(g.all.to)))
+	}
+}
+
+// renumbered returns the numbers in another graph of the peers of this one, nowhere for those that are not in it.
+func (g *graph) renumbered(names []peer.Name) []int32 {
+	now := make([]int32, len(g.names))
+	i := 0
+	for old, name := range g.names {
+		for i < len(names) && names[i] < name {
+			i++
+		}
+		if now[old] = nowhere; i < len(names) && names[i] == name {
+			now[old] = int32(i)
+		}
+	}
+	return now
+}
+
+// copyEdges appends the edges that a peer had in prev; now has the numbers of the peers of prev.
+func (g *graph) copyEdges(prev *graph, p int32, now []int32) {
+	for at := prev.all.start[p]; at < prev.all.start[p+1]; at++ {
+		q := now[prev.all.to[at]]
+		if q == nowhere {
+			g.partial = true
+			continue
+		}
+		g.all.to, g.established = append(g.all.to, q), append(g.established, prev.established[at])
+	}
+}
+
+// readEdges appends the edges that an entry lists. If it lists a peer twice the edge is established if both are.
+func (g *graph) readEdges(e *entry, scratch []int32) []int32 {
+	for rest := e.conns; len(rest) > 0; {
+		c, next, ok := nextConn(rest)
+		if !ok {
+			break
+		}
+		rest = next
+		q, known := g.number(c.remote)
+		if !known {
+			g.partial = true
+			continue
+		}
+		q <<= 1
+		if c.established {
+			q |= 1
+		}
+		scratch = append(scratch, q)
+	}
+	slices.Sort(scratch)
+	for i, q := range scratch {
+		if i == 0 || scratch[i-1]>>1 != q>>1 {
+			g.all.to, g.established = append(g.all.to, q>>1), append(g.established, q&1 != 0)
+		}
+	}
+	return scratch
+}
+
+// lists reports whether p lists q as established.
+func (g *graph) lists(p, q int32) bool {
+	i, ok := slices.BinarySearch(g.all.of(p), q)
+	return ok && g.established[int(g.all.start[p])+i]
+}
+
+func (g *graph) makeSymmetric() adjacency {
+	sym := adjacency{start: make([]int32, 1, len(g.names)+1), to: make([]int32, 0, len(g.all.to))}
+	for p := range int32(len(g.names)) {
+		for i, q := range g.all.of(p) {
+			if g.established[int(g.all.start[p])+i] && g.lists(q, p) {
+				sym.to = append(sym.to, q)
+			}
+		}
+		sym.start = append(sym.start, int32(len(sym.to)))
+	}
+	return sym
+}
+
+// sameRoutes reports whether all established edges are as in another graph.
+func (g *graph) sameRoutes(other *graph) bool {
+	if g == other {
+		return true
+	}
+	if !slices.Equal(g.names, other.names) {
 		return false
 	}
-	for _, e := range g.entries {
-		if entries[e.name] == nil {
+	var ours, theirs []int32
+	for p := range int32(len(g.names)) {
+		ours, theirs = g.appendEstablished(ours[:0], p), other.appendEstablished(theirs[:0], p)
+		if !slices.Equal(ours, theirs) {
 			return false
 		}
 	}
 	return true
 }
 
-func (g *graph) number(entries map[peer.Name]*entry) {
-	g.entries = make([]*entry, 0, len(entries))
-	for _, e := range entries {
-		g.entries = append(g.entries, e)
-	}
-	slices.SortFunc(g.entries, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
-	g.index = make(map[peer.Name]int32, len(entries))
-	for i, e := range g.entries {
-		g.index[e.name] = int32(i)
-	}
-}
-
-// edges returns the edges of a peer; est shares memory with all if all are established.
-func (g *graph) edges(e *entry) (all, est []int32) {
-	var pending []int32
-	all = make([]int32, 0, len(e.conns)/usualConnSize)
-	for rest := e.conns; len(rest) > 0; {
-		c, next, ok := nextConn(rest)
-		if !ok {
-			break
-		}
-		if q, known := g.index[c.remote]; known {
-			all = append(all, q)
-			if !c.established {
-				pending = append(pending, q)
-			}
-		}
-		rest = next
-	}
-	slices.Sort(all)
-	if len(pending) == 0 {
-		return all, all
-	}
-	for _, q := range all {
-		if !slices.Contains(pending, q) {
-			est = append(est, q)
+func (g *graph) appendEstablished(edges []int32, p int32) []int32 {
+	for i, q := range g.all.of(p) {
+		if g.established[int(g.all.start[p])+i] {
+			edges = append(edges, q)
 		}
 	}
-	return all, est
-}
-
-func (g *graph) makeSymmetric() [][]int32 {
-	sym := make([][]int32, len(g.est))
-	for p, edges := range g.est {
-		for _, q := range edges {
-			if _, back := slices.BinarySearch(g.est[q], int32(p)); back {
-				sym[p] = append(sym[p], q)
-			}
-		}
-	}
-	return sym
+	return edges
 }
 
 const nowhere = -1
 
 // walk goes over a graph in levels, each in the order of names.
 type walk struct {
-	adj     [][]int32
+	adj     adjacency
 	reached []bool
 	// hop, if not nil, gets the neighbour of from that the way to each peer leads through, if it leads through from.
 	hop  []int32
 	from int32
 }
 
-func newWalk(adj [][]int32) *walk { return &walk{adj: adj, reached: make([]bool, len(adj))} }
+func newWalk(adj adjacency) *walk { return &walk{adj: adj, reached: make([]bool, len(adj.start)-1)} }
 
 // run walks from src. It ends when it comes to stop, which makes the result true.
 func (w *walk) run(src, stop int32) bool {
@@ -143,7 +207,7 @@ func (w *walk) run(src, stop int32) bool {
 			if p == stop {
 				return true
 			}
-			for _, q := range w.adj[p] {
+			for _, q := range w.adj.of(p) {
 				if w.reached[q] {
 					continue
 				}
@@ -162,14 +226,14 @@ func (w *walk) run(src, stop int32) bool {
 	return false
 }
 
-func (g *graph) hops(adj [][]int32) []int32 {
+func (g *graph) hops(adj adjacency) []int32 {
 	hop := g.hopsAlong(adj, g.self)
 	hop[g.self] = g.self
 	return hop
 }
 
 // hopsAlong returns, for each peer that frames spread by src reach through us, the neighbour they go to from here.
-func (g *graph) hopsAlong(adj [][]int32, src int32) []int32 {
+func (g *graph) hopsAlong(adj adjacency, src int32) []int32 {
 	hop := make([]int32, len(g.entries))
 	for i := range hop {
 		hop[i] = nowhere
@@ -193,7 +257,7 @@ func (g *graph) distances() []int32 {
 	level, next := []int32{g.self}, []int32(nil)
 	for steps := int32(1); len(level) > 0; steps++ {
 		for _, p := range level {
-			for _, q := range g.all[p] {
+			for _, q := range g.all.of(p) {
 				if dist[q] == 0 && q != g.self {
 					dist[q] = steps
 					next = append(next, q)
@@ -207,16 +271,16 @@ func (g *graph) distances() []int32 {
 
 // next returns the neighbour through which a table leads to dst.
 func (g *graph) next(table []int32, dst peer.Name) (hop peer.Name, ok bool) {
-	i, known := g.index[dst]
+	i, known := g.number(dst)
 	if !known || i == g.self || table[i] == nowhere {
 		return 0, false
 	}
-	return g.entries[table[i]].name, true
+	return g.names[table[i]], true
 }
 
 // broadcast returns our neighbours in the tree along which src spreads, computing it once.
-func (g *graph) broadcast(cache map[int32][]peer.Name, adj [][]int32, src peer.Name) []peer.Name {
-	s, known := g.index[src]
+func (g *graph) broadcast(cache map[int32][]peer.Name, adj adjacency, src peer.Name) []peer.Name {
+	s, known := g.number(src)
 	if !known {
 		return nil
 	}
@@ -230,14 +294,14 @@ func (g *graph) broadcast(cache map[int32][]peer.Name, adj [][]int32, src peer.N
 	return set
 }
 
-func (g *graph) broadcastSet(adj [][]int32, src int32) (set []peer.Name) {
+func (g *graph) broadcastSet(adj adjacency, src int32) (set []peer.Name) {
 	w := newWalk(adj)
 	if !w.run(src, g.self) {
 		return nil
 	}
-	for _, q := range adj[g.self] {
+	for _, q := range adj.of(g.self) {
 		if !w.reached[q] {
-			set = append(set, g.entries[q].name)
+			set = append(set, g.names[q])
 		}
 	}
 	return set
@@ -254,7 +318,7 @@ func (g *graph) weights(except peer.Name) (names []peer.Name, weight []int, size
 			continue
 		}
 		size++
-		if int32(dst) != g.self && g.entries[hop].name != except {
+		if int32(dst) != g.self && g.names[hop] != except {
 			count[hop]++
 		}
 	}
@@ -264,7 +328,7 @@ func (g *graph) weights(except peer.Name) (names []peer.Name, weight []int, size
 	}
 	slices.Sort(hops)
 	for _, hop := range hops {
-		names = append(names, g.entries[hop].name)
+		names = append(names, g.names[hop])
 		weight = append(weight, count[hop])
 	}
 	return names, weight, size

@@ -17,19 +17,19 @@ type edge struct {
 	Outbound    bool
 }
 
-// entriesOf makes entries of a list of connections.
-func entriesOf(t *testing.T, names []peer.Name, edges []edge) map[peer.Name]*entry {
+// topologyOf makes a topology of a list of connections.
+func topologyOf(t *testing.T, self peer.Name, names []peer.Name, edges []edge) *topology {
 	lists := map[peer.Name][]byte{}
 	for _, e := range edges {
 		a, err := parseAddress([]byte(e.Address))
 		require.NoError(t, err)
 		lists[e.From] = appendConn(lists[e.From], conn{remote: e.To, established: e.Established, address: a, outbound: e.Outbound})
 	}
-	entries := map[peer.Name]*entry{}
+	topo := newTopology(&entry{name: self}, randomInt)
 	for _, n := range names {
-		entries[n] = &entry{name: n, conns: connList(lists[n])}
+		topo.put(&entry{name: n, conns: connList(lists[n])})
 	}
-	return entries
+	return topo
 }
 
 func TestVectorRoutes(t *testing.T) {
@@ -53,11 +53,11 @@ func TestVectorRoutes(t *testing.T) {
 		for n := range want.Tables {
 			names = append(names, n)
 		}
-		entries := entriesOf(t, names, in.Connections)
 		for self, w := range want.Tables {
-			g := newGraph(self, entries, nil)
-			r := newRoutes(g, newShortTable(nil).owners())
-			for dst := range entries {
+			topo := topologyOf(t, self, names, in.Connections)
+			g := newGraph(topo, nil)
+			r := newRoutes(g, topo.short.current())
+			for _, dst := range names {
 				hop, ok := r.NextHop(dst)
 				requireHop(t, w.Unicast, self, dst, hop, ok)
 				hop, ok = g.next(g.unicastAll(), dst)
@@ -65,7 +65,7 @@ func TestVectorRoutes(t *testing.T) {
 				require.ElementsMatch(t, w.Broadcast[dst], r.Flood(dst), "%s %s", v.ID, dst)
 				require.ElementsMatch(t, w.BroadcastAll[dst], g.spread(dst), "%s %s", v.ID, dst)
 			}
-			again := newGraph(self, entries, g)
+			again := newGraph(topo, g)
 			require.True(t, again.sameRoutes(g))
 		}
 	}
@@ -102,7 +102,7 @@ func TestVectorNeighbours(t *testing.T) {
 				edges = append(edges, edge{From: from, To: dst})
 			}
 		}
-		g := newGraph(w.Self, entriesOf(t, names, edges), nil)
+		g := newGraph(topologyOf(t, w.Self, names, edges), nil)
 		hops, weights, size := g.weights(w.Excluded)
 		got := map[peer.Name]int{}
 		for i, h := range hops {

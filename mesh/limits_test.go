@@ -25,7 +25,7 @@ func TestVectorBucket(t *testing.T) {
 	load(t, "accept-token-bucket", nil, &want)
 	for _, w := range want.Cases {
 		start := time.Unix(1e6, 0).Add(time.Duration(w.Start))
-		b := newBucket(start)
+		b := newBucket(start, bucketInterval)
 		for i, c := range w.Calls {
 			got := b.take(start.Add(time.Duration(c.Called) * time.Millisecond))
 			require.InDelta(t, c.Blocked, got.Milliseconds(), 1, "%s, call %d", w.Case, i)

@@ -48,9 +48,12 @@ type link struct {
 	// owned by the engine
 	established bool
 	eager       bool // news of the topology goes this way without being asked for
+	wasted      int  // entries that came and were no news, less those that were
+	fresh       bool // its other end may lack much, or know much that we lack: not compared yet
 	versionsAt  time.Time
 
 	out       outbox
+	probe     probe
 	heartbeat *time.Timer
 	writers   sync.WaitGroup
 	sent      atomic.Uint64 // bytes
@@ -82,6 +85,7 @@ func (l *link) run() error {
 	err := l.setUp()
 	if !l.outbound {
 		l.router.setUps.Add(-1)
+		l.router.sources.settle(l.addr.Addr())
 	}
 	if err == nil {
 		err = l.read()
@@ -131,6 +135,7 @@ func (l *link) setUp() (err error) {
 	if err := l.checkName(); err != nil {
 		return err
 	}
+	l.sess.in.buffers = &r.buffers
 	l.delta = l.sess.remote.delta && !r.cfg.NoDeltas
 	l.lanes = make(map[*channel]*lane, len(r.channels))
 	for _, c := range r.channels {
@@ -147,6 +152,10 @@ func (l *link) setUp() (err error) {
 	}
 	l.heartbeat = time.AfterFunc(silenceLimit, l.beat)
 	l.heartbeat.Reset(heartbeatInterval) // after the assignment, which beat reads
+	if l.delta {
+		_ = l.out.urgentNow(l.probe.ping(time.Now()))
+		l.kick()
+	}
 	if l.bundle != nil {
 		l.bundle.Confirm()
 	}
@@ -219,7 +228,11 @@ func (l *link) beat() {
 	if l.ctx.Err() != nil {
 		return
 	}
-	_ = l.out.urgentNow([]byte{tagHeartbeat}) // a full queue is a sign of life too, or ends by its own limit
+	beat := []byte{tagHeartbeat}
+	if l.delta {
+		beat = l.probe.ping(time.Now())
+	}
+	_ = l.out.urgentNow(beat) // a full queue is a sign of life too, or ends by its own limit
 	l.kick()
 	l.heartbeat.Reset(heartbeatInterval)
 }
@@ -269,7 +282,7 @@ func (l *link) kick() { l.out.wake(func() { l.writers.Go(l.write) }) }
 // write writes what waits, in large pieces, and returns when nothing does.
 func (l *link) write() {
 	bufp := l.router.buffers.Get().(*[]byte)
-	defer l.router.buffers.Put(bufp)
+	defer func() { keepBuffer(&l.router.buffers, bufp) }()
 	for {
 		buf, lanes, err := l.fill((*bufp)[:0])
 		if len(buf) > 0 && err == nil {
@@ -278,9 +291,7 @@ func (l *link) write() {
 		for _, lane := range lanes {
 			lane.release()
 		}
-		if cap(buf) <= 2*maxBatch {
-			*bufp = buf
-		}
+		*bufp = buf
 		if err != nil {
 			l.fail(err)
 			l.out.close()
@@ -303,7 +314,9 @@ func (l *link) fill(buf []byte) (out []byte, lanes []*lane, err error) {
 			lanes = append(lanes, w.lane)
 		}
 		if w.all || w.topology != nil {
-			w.messages = l.router.encodeTopology(l, w)
+			if buf, err = l.router.appendTopology(buf, l, w); err != nil {
+				return buf, lanes, err
+			}
 		}
 		for _, msg := range w.messages {
 			if buf, err = l.sess.out.append(buf, msg); err != nil {

@@ -11,6 +11,8 @@ import (
 const (
 	// eagerLinks is how many links of a peer take news at once, at least.
 	eagerLinks = 3
+	// wasteLimit is how many entries may come for nothing before an eager link is given up.
+	wasteLimit = 64
 	// digestLinks is how many links digests go to at a time.
 	digestLinks = 3
 )
@@ -21,7 +23,7 @@ func (e *engine) addLink(l *link, now time.Time) error {
 		return errStopped
 	}
 	remote := &l.sess.remote
-	known := e.r.topo.entries[remote.name]
+	known := e.r.topo.entry(remote.name)
 	if known == nil && l.outbound && !l.direct {
 		return fmt.Errorf("%w: %s at %s", errUnknown, remote.name, l.addr)
 	}
@@ -64,7 +66,7 @@ func (e *engine) register(l *link, known *entry) error {
 	e.r.topoMu.Lock()
 	defer e.r.topoMu.Unlock()
 	if known == nil {
-		if len(e.r.topo.entries) >= maxPeers {
+		if e.r.topo.size() >= maxPeers {
 			return errTooMany
 		}
 		entry := &entry{
@@ -128,6 +130,7 @@ func (e *engine) greet(l *link, fresh bool) {
 	}
 	switch {
 	case fresh:
+		l.fresh = true
 		e.makeEager(l)
 		e.r.topoMu.RLock()
 		msg := e.r.topo.digestMessage()
@@ -150,9 +153,39 @@ func (e *engine) countEager() (n int) {
 
 // makeEager has news go over a link in both directions.
 func (e *engine) makeEager(l *link) {
-	l.eager = true
+	l.eager, l.wasted = true, 0
 	_ = l.out.urgentNow([]byte{tagDelta, deltaEager})
 	l.kick()
+}
+
+// judge takes note of what came over a link. An eager one that brings little news is given up if there are enough others.
+func (e *engine) judge(l *link, news, stale int) {
+	l.wasted = max(0, l.wasted+stale-news)
+	if !l.eager || l.wasted < wasteLimit || e.countEager() <= eagerLinks+1 {
+		return
+	}
+	l.eager = false
+	_ = l.out.urgentNow([]byte{tagDelta, deltaLazy})
+	l.kick()
+}
+
+// becomeLazy is told that the other end has given up an eager link.
+func (e *engine) becomeLazy(l *link) {
+	l.eager = false
+	e.keepEager(l)
+}
+
+// keepEager makes another link eager if there are too few, rather not one that has just ceased to be.
+func (e *engine) keepEager(not *link) {
+	if e.countEager() >= eagerLinks {
+		return
+	}
+	for _, other := range e.links {
+		if other.delta && !other.eager && other != not {
+			e.makeEager(other)
+			return
+		}
+	}
 }
 
 // dropLink takes a link out; it ends for the given reason.
@@ -175,14 +208,7 @@ func (e *engine) removeLink(l *link, reason error) {
 	now := time.Now()
 	soon(&e.collectAt, now)
 	e.r.cfg.Log.Info("connection ended", "peer", name, "addr", l.addr, "reason", reason)
-	if e.countEager() < eagerLinks {
-		for _, other := range e.links {
-			if other.delta && !other.eager {
-				e.makeEager(other)
-				break
-			}
-		}
-	}
+	e.keepEager(l)
 }
 
 // establish notes that the data plane of a link works.
@@ -208,12 +234,14 @@ func (e *engine) outboundEnded(key string, l *link, err error) {
 	e.dialSoon(time.Now())
 }
 
-// sendVersions tells the other end which versions we have, since its digest differs from ours.
+// sendVersions tells the other end which versions we have, since its digest differs from ours. While news is on its way
+// digests always differ; then, but for links to peers that came from elsewhere, once in a gossip interval is enough.
 func (e *engine) sendVersions(l *link, now time.Time) {
-	if e.links[l.remote()] != l || now.Sub(l.versionsAt) < versionsPause {
+	moving := !e.digestAt.IsZero() && now.Sub(e.comparedAt) < e.r.cfg.GossipInterval
+	if e.links[l.remote()] != l || now.Sub(l.versionsAt) < versionsPause || moving && !l.fresh {
 		return
 	}
-	l.versionsAt = now
+	l.versionsAt, e.comparedAt, l.fresh = now, now, false
 	e.r.topoMu.RLock()
 	msg := e.r.topo.versionsMessage()
 	e.r.topoMu.RUnlock()

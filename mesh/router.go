@@ -18,8 +18,7 @@ import (
 
 const (
 	topologyChannel = "topology"
-	maxSetUps       = 256 // inbound connections in introduction at a time
-	maxAddresses    = 16  // of a host name, that are tried
+	maxAddresses    = 16 // of a host name, that are tried
 	resolveLimit    = 10 * time.Second
 	dialLimit       = 10 * time.Second // for each address
 	// receiverPatience is how long Run waits, at its end, for receivers that are in a call.
@@ -31,6 +30,7 @@ type Router struct {
 	cfg        Config
 	dial       *dialer // owned by the engine once it runs
 	surrogates *surrogates
+	sources    *sources
 	buffers    sync.Pool // of *[]byte, for writers
 
 	view    atomic.Pointer[view]
@@ -78,13 +78,13 @@ func New(c Config) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{
-		cfg: c, dial: newDialer(c.DefaultPort, rand.Int64N), surrogates: newSurrogates(c.GossipInterval),
+		cfg: c, dial: newDialer(c.DefaultPort, rand.Int64N), surrogates: newSurrogates(c.GossipInterval), sources: newSources(),
 		events: make(chan func(*engine), 64), stopped: make(chan struct{}),
 	}
 	r.buffers.New = func() any { return new([]byte) }
 	self := &entry{name: c.Name, uid: c.UID, nickname: c.Nickname, shortID: c.ShortID, hasShortID: true}
 	r.topo = newTopology(self, randomInt)
-	r.view.Store(&view{graph: newGraph(c.Name, r.topo.entries, nil)})
+	r.view.Store(&view{graph: newGraph(r.topo, nil)})
 	if err := r.dial.connect(true, c.Targets, time.Now()); err != nil {
 		return nil, fmt.Errorf("mesh: %w", err)
 	}
@@ -148,9 +148,11 @@ func (r *Router) runEngine(ctx context.Context, listener net.Listener) error {
 	}
 	outer.Go(func() { e.run(engineCtx) })
 	if listener != nil {
-		stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
-		defer stop()
 		inner.Go(func() { r.accept(ctx, listener) })
+		inner.Go(func() { // waited for: somebody may want to listen there next
+			<-ctx.Done()
+			_ = listener.Close()
+		})
 	}
 	<-ctx.Done()
 	inner.Wait()
@@ -191,37 +193,6 @@ func (r *Router) spawn(f func()) bool {
 		r.links.Go(f)
 	}
 	return !r.ending
-}
-
-// accept takes connections, as often as the bucket allows.
-func (r *Router) accept(ctx context.Context, listener net.Listener) {
-	b := newBucket(time.Now())
-	for {
-		c, err := listener.Accept()
-		wait := b.take(time.Now())
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = c.Close()
-			}
-			return
-		case err != nil: // out of descriptors, for example: that passes
-			r.cfg.Log.Warn("accept", "err", err)
-			wait = max(wait, time.Second)
-		case r.setUps.Add(1) > maxSetUps:
-			r.setUps.Add(-1)
-			r.counter.refused.Add(1)
-			_ = c.Close()
-		default:
-			if !r.spawn(func() { r.serve(ctx, c) }) {
-				r.setUps.Add(-1)
-				_ = c.Close()
-			}
-		}
-		if !sleep(ctx, wait) {
-			return
-		}
-	}
 }
 
 // sleep waits, and reports whether ctx has not ended by then.
@@ -368,7 +339,7 @@ func (r *Router) Self() gossip.Member {
 // Member implements [gossip.Bus].
 func (r *Router) Member(name peer.Name) (gossip.Member, bool) {
 	g := r.view.Load().graph
-	i, ok := g.index[name]
+	i, ok := g.number(name)
 	if !ok {
 		return gossip.Member{}, false
 	}

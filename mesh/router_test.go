@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -169,6 +170,42 @@ func TestDialsItself(t *testing.T) {
 	require.NoError(t, ra.Connect(false, ra.Addr().String()))
 	eventually(t, "never again", func() bool { _, live := ra.Targets(); return live == 0 })
 	require.Zero(t, ra.Status().Terminations)
+}
+
+// slowListener accepts nothing, and takes a while to close.
+type slowListener struct{ closed chan struct{} }
+
+func (slowListener) Accept() (net.Conn, error) { return nil, syscall.EMFILE }
+func (slowListener) Addr() net.Addr            { return &net.TCPAddr{} }
+
+func (l slowListener) Close() error {
+	time.Sleep(time.Second)
+	close(l.closed)
+	return nil
+}
+
+type stiffNetwork struct {
+	Network
+	l slowListener
+}
+
+func (n stiffNetwork) Listen(context.Context, netip.AddrPort) (net.Listener, error) { return n.l, nil }
+
+// TestPortIsFree: when Run has returned, another router can listen on the port.
+func TestPortIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := stiffNetwork{l: slowListener{make(chan struct{})}}
+		c := loopback(1)
+		c.Network = n
+		r := start(t, c)
+		synctest.Wait()
+		r.stop()
+		select {
+		case <-n.l.closed:
+		default:
+			t.Error("the listener is still open")
+		}
+	})
 }
 
 func host(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}) }

@@ -32,7 +32,7 @@ func (r *routes) Flood(src peer.Name) []peer.Name {
 
 // FloodHop implements overlay.Routes.
 func (r *routes) FloodHop(src, dst peer.Name) (peer.Name, bool) {
-	s, known := r.g.index[src]
+	s, known := r.g.number(src)
 	if !known {
 		return 0, false
 	}
@@ -44,6 +44,16 @@ func (r *routes) FloodHop(src, dst peer.Name) (peer.Name, bool) {
 	}
 	r.mu.Unlock()
 	return r.g.next(tree, dst)
+}
+
+// Peers implements overlay.Routes.
+func (r *routes) Peers() (names []peer.Name) {
+	for i, hop := range r.g.unicast() {
+		if hop != nowhere {
+			names = append(names, r.g.names[i])
+		}
+	}
+	return names
 }
 
 // ShortID implements overlay.Routes.

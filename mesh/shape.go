@@ -22,6 +22,9 @@ import (
 // unlimited is the wish for links of a peer without limit.
 const unlimited = math.MaxInt32
 
+// sampleSize is how many peers of those we might dial are looked at, if not all are to be connected.
+const sampleSize = 16
+
 // growthPause is how long no peer must have come or gone for a mesh to count as settled.
 const growthPause = 5 * time.Second
 
@@ -65,7 +68,7 @@ func (e *engine) deepen(wish int, settled bool, now time.Time) int {
 // dialSoon has the dialer make a pass, but not too often.
 func (e *engine) dialSoon(now time.Time) {
 	at := now
-	pause := dialPause + time.Duration(len(e.r.topo.entries))*time.Millisecond
+	pause := dialPause + time.Duration(e.r.topo.size())*time.Millisecond
 	if again := e.lastDial.Add(pause); again.After(at) {
 		at = again
 	}
@@ -81,7 +84,7 @@ func (e *engine) dialPass(now time.Time) {
 	d := e.r.dial
 	attempting := d.attempting()
 	settled := e.settled(now)
-	wish := e.deepen(wanted(e.r.cfg.ConnLimit, len(e.r.topo.entries), settled), settled, now)
+	wish := e.deepen(wanted(e.r.cfg.ConnLimit, e.r.topo.size(), settled), settled, now)
 	atOnce := maxAttempts
 	if wish != unlimited {
 		atOnce = maxLimitedAttempts
@@ -95,7 +98,9 @@ func (e *engine) dialPass(now time.Time) {
 		s.links = append(s.links, linkInfo{name: name, addr: l.addr, outbound: l.outbound})
 	}
 	if !e.r.cfg.NoDiscovery && len(e.links) < wish {
-		s.learned = e.candidates()
+		if s.sample = s.want <= 0; !s.sample {
+			s.learned, s.sample = e.candidates()
+		}
 	}
 	for _, t := range d.pass(s, now) {
 		attempt := *t // the dialer goes on changing its own
@@ -108,7 +113,7 @@ func (e *engine) dialPass(now time.Time) {
 
 // settled reports whether membership has not changed for a while; if it has, another pass follows.
 func (e *engine) settled(now time.Time) bool {
-	if n := len(e.r.topo.entries); n != e.lastSize {
+	if n := e.r.topo.size(); n != e.lastSize {
 		e.lastSize, e.grownAt = n, now
 	}
 	since := now.Sub(e.grownAt)
@@ -125,41 +130,86 @@ func maxTime(a, b time.Time) time.Time {
 	return b
 }
 
-// candidates returns addresses of peers that we are not connected to, as others tell them, in the order of their rank.
-func (e *engine) candidates() []candidate {
-	if len(e.links) >= len(e.r.topo.entries)-1 {
-		return nil
+// candidates returns addresses of peers that we are not connected to, as others tell them, in the order in which to try
+// them: at random, but those that are far away first if we look for such. Whether a peer has room does not matter: if only
+// the latest were dialled the mesh would become a chain in the order of joining, while one that closes a link to make room
+// leaves the graph as random as it was. If not everybody is to be connected it is a sample.
+func (e *engine) candidates() (all []candidate, sample bool) {
+	size := e.r.topo.size()
+	if len(e.links) >= size-1 {
+		return nil, false
 	}
-	all := learn(e.r.topo, func(n peer.Name) bool { return e.links[n] != nil }, e.r.cfg.DefaultPort)
-	everybody := e.r.cfg.ConnLimit <= 0 || len(e.r.topo.entries) <= e.r.cfg.ConnLimit
-	rank := make(map[peer.Name]int, len(all))
+	if limit := e.r.cfg.ConnLimit; limit > 0 && size > limit {
+		return e.sample(), true
+	}
+	all = learn(e.r.topo, func(n peer.Name) bool { return e.links[n] != nil }, e.r.cfg.DefaultPort)
 	for i := range all {
-		c := &all[i]
-		if _, done := rank[c.name]; !done {
-			rank[c.name] = e.rank(c.name)
-		}
-		if everybody && c.name < e.r.cfg.Name { // it will dial us too, and one of the two would be for nothing
-			c.wait = 2*time.Second + time.Duration(len(e.r.topo.entries)*10+randomInt(4000))*time.Millisecond
+		if all[i].name < e.r.cfg.Name { // it will dial us too, and one of the two would be for nothing
+			all[i].wait = 2*time.Second + time.Duration(size*10+randomInt(4000))*time.Millisecond
 		}
 	}
-	slices.SortFunc(all, func(a, b candidate) int { return cmp.Compare(rank[a.name], rank[b.name]) })
-	return all
+	shuffle(all)
+	return all, false
 }
 
-// rank is where a peer stands among those to dial: at random, but after those that are far away if we look for such. Whether
-// it has room does not matter: if only the latest were dialled the mesh would become a chain in the order of joining, while
-// one that closes a link to make room leaves the graph as random as it was.
-func (e *engine) rank(name peer.Name) int {
-	const near = 1 << 20
-	rank := randomInt(near)
-	if i, known := e.graph.index[name]; e.far > 0 && (!known || int(e.dist[i]) <= e.far) {
-		rank += near
+func shuffle[T any](list []T) {
+	for i := range list {
+		j := i + randomInt(len(list)-i)
+		list[i], list[j] = list[j], list[i]
 	}
-	return rank
 }
 
-// learn finds addresses in the topology (section 7.2, step 3). For a peer that dialled the one who lists it, only the IP
-// address is known; the port is that on which it says to listen, or else ours.
+// sample returns addresses of some peers that we are not connected to.
+func (e *engine) sample() (found []candidate) {
+	g := e.graph
+	var near, far []int32
+	for p, name := range g.names {
+		switch {
+		case int32(p) == g.self || e.links[name] != nil:
+		case e.far > 0 && (e.dist[p] == 0 || int(e.dist[p]) > e.far):
+			far = append(far, int32(p))
+		default:
+			near = append(near, int32(p))
+		}
+	}
+	shuffle(near)
+	shuffle(far)
+	strangers := append(far, near...)
+	for _, p := range strangers[:min(len(strangers), sampleSize)] {
+		for _, q := range g.all.of(p) {
+			if q == g.self {
+				continue
+			}
+			for c := range g.entries[q].conns.all() {
+				if c.remote != g.names[p] {
+					continue
+				}
+				if ap := dialAddr(e.r.topo, c, e.r.cfg.DefaultPort); ap.IsValid() {
+					found = append(found, candidate{name: c.remote, addr: ap})
+				}
+			}
+		}
+	}
+	return found
+}
+
+// dialAddr returns where a peer can be dialled that somebody lists (section 7.2, step 3). For a peer that dialled the one
+// who lists it, only the IP address is known; the port is that on which it says to listen, or else ours.
+func dialAddr(t *topology, c conn, port uint16) netip.AddrPort {
+	ap, remote := c.address.AddrPort(), t.entry(c.remote)
+	if !ap.IsValid() || remote == nil {
+		return netip.AddrPort{}
+	}
+	if !c.outbound {
+		ap = netip.AddrPortFrom(ap.Addr(), cmp.Or(remote.port, port))
+	}
+	if ap.Port() == 0 {
+		return netip.AddrPort{}
+	}
+	return ap
+}
+
+// learn finds all addresses in the topology that may be dialled, each once.
 func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []candidate) {
 	seen := map[netip.AddrPort]bool{}
 	for _, e := range t.entries {
@@ -170,15 +220,7 @@ func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []ca
 			if c.remote == t.self || connected(c.remote) {
 				continue
 			}
-			ap := c.address.AddrPort()
-			if !c.outbound && ap.IsValid() {
-				p := port
-				if q := t.entries[c.remote]; q != nil && q.port != 0 {
-					p = q.port
-				}
-				ap = netip.AddrPortFrom(ap.Addr(), p)
-			}
-			if ap.IsValid() && ap.Port() != 0 && !seen[ap] && t.entries[c.remote] != nil {
+			if ap := dialAddr(t, c, port); ap.IsValid() && !seen[ap] {
 				seen[ap] = true
 				found = append(found, candidate{name: c.remote, addr: ap})
 			}
@@ -216,11 +258,11 @@ func (e *engine) shed(now time.Time) {
 func (e *engine) dispensable() (best *link) {
 	most := minConnLimit - 1
 	for name, l := range e.links {
-		i, known := e.graph.index[name]
+		i, known := e.graph.number(name)
 		if !known {
 			continue
 		}
-		if n := len(e.graph.all[i]); n > most && e.graph.reachesWithout(i) {
+		if n := len(e.graph.all.of(i)); n > most && e.graph.reachesWithout(i) {
 			best, most = l, n
 		}
 	}
@@ -229,27 +271,13 @@ func (e *engine) dispensable() (best *link) {
 
 // reachesWithout reports whether we reach a neighbour without our connection to it, nor its one to us.
 func (g *graph) reachesWithout(neighbour int32) bool {
-	adj := slices.Clone(g.all)
-	cut := func(p, q int32) {
-		adj[p] = slices.DeleteFunc(slices.Clone(adj[p]), func(x int32) bool { return x == q })
+	adj := adjacency{start: g.all.start, to: slices.Clone(g.all.to)}
+	cut := func(p, q int32) { // an edge from p to itself leads nowhere
+		if i, ok := slices.BinarySearch(g.all.of(p), q); ok {
+			adj.of(p)[i] = p
+		}
 	}
 	cut(g.self, neighbour)
 	cut(neighbour, g.self)
 	return newWalk(adj).run(g.self, neighbour)
-}
-
-// sameRoutes reports whether all edges are as in another graph.
-func (g *graph) sameRoutes(other *graph) bool {
-	if g == other {
-		return true
-	}
-	if len(g.entries) != len(other.entries) {
-		return false
-	}
-	for i, e := range g.entries {
-		if other.entries[i].name != e.name || !slices.Equal(g.est[i], other.est[i]) {
-			return false
-		}
-	}
-	return true
 }

@@ -11,28 +11,21 @@ const shortIDTries = 10
 // shortTable says who owns each short id (section 1.4 of the mesh specification): of the peers that claim one, the first
 // to come, until a lower name claims it. It is not safe for concurrent use.
 type shortTable struct {
-	slots         map[peer.ShortID]*shortSlot
-	invalidations int             // how often a mapping that somebody may have kept became wrong
-	snapshot      *shortIDs       // who owns what; nil after a change
-	pick          func(n int) int // random, in [0, n)
-}
-
-type shortSlot struct {
-	owner  peer.Name // 0: free, but used before
-	others []peer.Name
+	owners        map[peer.ShortID]peer.Name   // 0: free, but used before
+	others        map[peer.ShortID][]peer.Name // that claim it too
+	invalidations int                          // how often a mapping that somebody may have kept became wrong
+	snapshot      *shortIDs                    // who owns what; nil after a change
+	pick          func(n int) int              // random, in [0, n)
 }
 
 func newShortTable(pick func(n int) int) *shortTable {
-	return &shortTable{slots: map[peer.ShortID]*shortSlot{}, pick: pick}
+	return &shortTable{owners: map[peer.ShortID]peer.Name{}, others: map[peer.ShortID][]peer.Name{}, pick: pick}
 }
 
 // owner returns the peer a short id stands for.
 func (t *shortTable) owner(id peer.ShortID) (peer.Name, bool) {
-	s := t.slots[id]
-	if s == nil || s.owner == 0 {
-		return 0, false
-	}
-	return s.owner, true
+	owner := t.owners[id]
+	return owner, owner != 0
 }
 
 // add notes the claim of a peer that has come.
@@ -41,41 +34,49 @@ func (t *shortTable) add(e *entry) {
 		return
 	}
 	t.snapshot = nil
-	s := t.slots[e.shortID]
+	id := e.shortID
+	owner, used := t.owners[id]
 	switch {
-	case s == nil:
-		t.slots[e.shortID] = &shortSlot{owner: e.name}
-	case s.owner == 0:
-		s.owner = e.name
+	case !used:
+		t.owners[id] = e.name
+	case owner == 0:
+		t.owners[id] = e.name
 		t.invalidations++
-	case s.owner > e.name:
-		s.others = append(s.others, s.owner)
-		s.owner = e.name
+	case owner > e.name:
+		t.others[id] = append(t.others[id], owner)
+		t.owners[id] = e.name
 		t.invalidations++
 	default:
-		s.others = append(s.others, e.name)
+		t.others[id] = append(t.others[id], e.name)
 	}
 }
 
 // remove takes the claim of a peer back that has left or changes its id.
 func (t *shortTable) remove(e *entry) {
-	s := t.slots[e.shortID]
-	if !e.hasShortID || s == nil {
+	owner, used := t.owners[e.shortID]
+	if !e.hasShortID || !used {
 		return
 	}
 	t.snapshot = nil
-	if s.owner != e.name {
-		s.others = slices.DeleteFunc(s.others, func(n peer.Name) bool { return n == e.name })
+	if owner != e.name {
+		t.withdraw(e.shortID, e.name)
 		return
 	}
-	s.owner = 0
-	if len(s.others) == 0 {
-		return
+	t.owners[e.shortID] = 0
+	if others := t.others[e.shortID]; len(others) > 0 {
+		next := slices.Min(others)
+		t.withdraw(e.shortID, next)
+		t.owners[e.shortID] = next
+		t.invalidations++
 	}
-	next := slices.Min(s.others)
-	s.others = slices.DeleteFunc(s.others, func(n peer.Name) bool { return n == next })
-	s.owner = next
-	t.invalidations++
+}
+
+// withdraw takes a peer out of those that claim an id which they do not own.
+func (t *shortTable) withdraw(id peer.ShortID, name peer.Name) {
+	left := slices.DeleteFunc(t.others[id], func(n peer.Name) bool { return n == name })
+	if t.others[id] = left; len(left) == 0 {
+		delete(t.others, id)
+	}
 }
 
 // choose returns an id that nobody owns; ok is false if there is none.
@@ -105,15 +106,15 @@ type shortIDs struct {
 	byName map[peer.Name]peer.ShortID
 }
 
-// owners returns the table as it is now: the same as before if nothing has changed.
-func (t *shortTable) owners() *shortIDs {
+// current returns the table as it is now: the same as before if nothing has changed.
+func (t *shortTable) current() *shortIDs {
 	if t.snapshot != nil {
 		return t.snapshot
 	}
 	ids := &shortIDs{byID: map[peer.ShortID]peer.Name{}, byName: map[peer.Name]peer.ShortID{}}
-	for id, s := range t.slots {
-		if s.owner != 0 {
-			ids.byID[id], ids.byName[s.owner] = s.owner, id
+	for id, owner := range t.owners {
+		if owner != 0 {
+			ids.byID[id], ids.byName[owner] = owner, id
 		}
 	}
 	t.snapshot = ids

@@ -199,7 +199,7 @@ func (s *simulation) shape() (most, diameter int) {
 		for level := []int32{g.self}; len(level) > 0; {
 			var next []int32
 			for _, p := range level {
-				for _, q := range g.all[p] {
+				for _, q := range g.all.of(p) {
 					if _, seen := dist[q]; !seen {
 						dist[q] = dist[p] + 1
 						diameter = max(diameter, dist[q])

@@ -80,10 +80,13 @@ type ConnStatus struct {
 	Encrypted bool           `json:"encrypted"` // frames: there is a password, and not both ends trust the address
 	Deltas    bool           `json:"deltas"`    // topology goes in the short form
 	Since     time.Time      `json:"since"`
-	Sent      uint64         `json:"sent_bytes"`
-	Received  uint64         `json:"received_bytes"`
-	Dropped   uint64         `json:"dropped"` // messages that found the queue full
-	Queue     int            `json:"queue"`   // messages that wait
+	// RTT is how long the last probe took to the other end and back, some 30 s ago at most; zero if the other end speaks the
+	// old wire only, which has none.
+	RTT      time.Duration `json:"rtt_ns"`
+	Sent     uint64        `json:"sent_bytes"`
+	Received uint64        `json:"received_bytes"`
+	Dropped  uint64        `json:"dropped"` // messages that found the queue full
+	Queue    int           `json:"queue"`   // messages that wait
 
 	Link  overlay.LinkStatus   `json:"link,omitzero"`   // the one in use
 	Links []overlay.LinkStatus `json:"links,omitempty"` // of all overlays in common
@@ -223,7 +226,7 @@ func (r *Router) Status() Status {
 func (l *link) status(established bool) ConnStatus {
 	st := ConnStatus{
 		Address: l.addr, Outbound: l.outbound, State: "pending", Name: l.remote(), Nickname: l.sess.remote.nickname,
-		Protocol: l.sess.version, Sealed: l.sess.key != nil, Encrypted: l.encryptsData(), Deltas: l.delta, Since: l.started,
+		Protocol: l.sess.version, Sealed: l.sess.key != nil, Encrypted: l.encryptsData(), Deltas: l.delta, Since: l.started, RTT: l.probe.last(),
 		Sent: l.sent.Load(), Received: l.received.Load(), Dropped: l.out.dropped.Load(), Queue: l.out.depth(),
 	}
 	if established {
@@ -275,7 +278,7 @@ func (g *graph) peers() []PeerStatus {
 		}
 		for c := range e.conns.all() {
 			pc := PeerConnection{Name: c.remote, Address: c.address.String(), Outbound: c.outbound, Established: c.established}
-			if i, known := g.index[c.remote]; known {
+			if i, known := g.number(c.remote); known {
 				pc.Nickname = g.entries[i].nickname
 			}
 			st.Connections = append(st.Connections, pc)

@@ -3,6 +3,7 @@ package mesh
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/overweave/overweave/mesh/peer"
@@ -58,7 +59,9 @@ func (e *entry) supersedes(old *entry) bool {
 // topology is the set of known peers with their connections: plain data that merges. It is not safe for concurrent use.
 type topology struct {
 	self    peer.Name
-	entries map[peer.Name]*entry
+	names   []peer.Name       // ascending
+	entries []*entry          // in the same order
+	shared  bool              // a graph has names: they are copied before they change
 	refs    map[peer.Name]int // links of ours, in set-up or live, that hold a peer
 	short   *shortTable
 	digest  uint64
@@ -66,28 +69,59 @@ type topology struct {
 }
 
 func newTopology(self *entry, pick func(n int) int) *topology {
-	t := &topology{self: self.name, entries: map[peer.Name]*entry{}, refs: map[peer.Name]int{}}
+	t := &topology{self: self.name, refs: map[peer.Name]int{}}
 	t.short = newShortTable(pick)
 	t.put(self)
 	return t
 }
 
-func (t *topology) own() *entry { return t.entries[t.self] }
+// entry returns the entry of a peer, nil if it is not known.
+func (t *topology) entry(name peer.Name) *entry {
+	if i, known := slices.BinarySearch(t.names, name); known {
+		return t.entries[i]
+	}
+	return nil
+}
+
+func (t *topology) own() *entry { return t.entry(t.self) }
+
+func (t *topology) size() int { return len(t.entries) }
 
 // put makes e the entry of its peer.
 func (t *topology) put(e *entry) {
-	if old := t.entries[e.name]; old != nil {
-		t.digest ^= old.hash()
-		t.short.remove(old)
+	i, known := slices.BinarySearch(t.names, e.name)
+	if known {
+		t.digest ^= t.entries[i].hash()
+		t.short.remove(t.entries[i])
+		t.entries[i] = e
+	} else {
+		t.unshareNames()
+		t.names, t.entries = slices.Insert(t.names, i, e.name), slices.Insert(t.entries, i, e)
 	}
-	t.entries[e.name] = e
 	t.digest ^= e.hash()
 	t.short.add(e)
 	t.changed = true
 }
 
+// shareNames returns the names; they do not change any more.
+func (t *topology) shareNames() []peer.Name {
+	t.shared = true
+	return t.names
+}
+
+func (t *topology) unshareNames() {
+	if t.shared {
+		t.names, t.shared = slices.Clone(t.names), false
+	}
+}
+
 func (t *topology) drop(e *entry) {
-	delete(t.entries, e.name)
+	i, known := slices.BinarySearch(t.names, e.name)
+	if !known {
+		return
+	}
+	t.unshareNames()
+	t.names, t.entries = slices.Delete(t.names, i, i+1), slices.Delete(t.entries, i, i+1)
 	t.digest ^= e.hash()
 	t.short.remove(e)
 	t.changed = true
@@ -119,7 +153,7 @@ func (t *topology) merge(update []*entry) (m merged, err error) {
 	}
 	created := t.addUnknown(update)
 	for _, e := range update {
-		old := t.entries[e.name]
+		old := t.entry(e.name)
 		switch {
 		case e.name == t.self:
 			if e.uid != old.uid && e.version >= old.version && e.version < math.MaxUint64-1<<32 {
@@ -143,18 +177,18 @@ func (t *topology) merge(update []*entry) (m merged, err error) {
 
 // checkRoom refuses an update that names more peers than fit.
 func (t *topology) checkRoom(update []*entry) error {
-	if len(t.entries)+len(update) <= maxPeers/2 {
+	if t.size()+len(update) <= maxPeers/2 {
 		links := 0
 		for _, e := range update {
 			links += len(e.conns) / (peer.NameSize + 2)
 		}
-		if len(t.entries)+len(update)+links <= maxPeers {
+		if t.size()+len(update)+links <= maxPeers {
 			return nil
 		}
 	}
 	unknown := map[peer.Name]struct{}{}
 	note := func(n peer.Name) {
-		if _, known := t.entries[n]; !known {
+		if t.entry(n) == nil {
 			unknown[n] = struct{}{}
 		}
 	}
@@ -163,7 +197,7 @@ func (t *topology) checkRoom(update []*entry) error {
 		for c := range e.conns.all() {
 			note(c.remote)
 		}
-		if len(t.entries)+len(unknown) > maxPeers {
+		if t.size()+len(unknown) > maxPeers {
 			return fmt.Errorf("%w: more than %d", errTooMany, maxPeers)
 		}
 	}
@@ -174,7 +208,7 @@ func (t *topology) checkRoom(update []*entry) error {
 func (t *topology) addUnknown(update []*entry) map[peer.Name]*entry {
 	var created map[peer.Name]*entry
 	for _, e := range update {
-		if t.entries[e.name] == nil {
+		if t.entry(e.name) == nil {
 			if created == nil {
 				created = map[peer.Name]*entry{}
 			}
@@ -188,7 +222,7 @@ func (t *topology) addUnknown(update []*entry) map[peer.Name]*entry {
 			if !ok {
 				break
 			}
-			if t.entries[c.remote] == nil {
+			if t.entry(c.remote) == nil {
 				t.put(&entry{name: c.remote})
 			}
 			rest = next
@@ -211,7 +245,7 @@ func (t *topology) release(name peer.Name) {
 func (t *topology) collect(g *graph) (gone []*entry) {
 	reached := g.reachable()
 	for i, e := range g.entries {
-		if !reached[i] && t.refs[e.name] == 0 && t.entries[e.name] == e {
+		if !reached[i] && t.refs[e.name] == 0 && t.entry(e.name) == e {
 			t.drop(e)
 			gone = append(gone, e)
 		}

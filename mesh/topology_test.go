@@ -162,7 +162,7 @@ func TestVectorTopologyMerge(t *testing.T) {
 	topo.hold(in.Initial[1].Name)
 	for _, w := range want.Steps {
 		if len(w.Update) == 0 {
-			topo.collect(newGraph(topo.self, topo.entries, nil))
+			topo.collect(newGraph(topo, nil))
 		} else {
 			update, _, err := decodeUpdate(w.Update, nothingKnown)
 			require.NoError(t, err)
@@ -173,7 +173,7 @@ func TestVectorTopologyMerge(t *testing.T) {
 		}
 		require.Len(t, topo.entries, len(w.After), w.What)
 		for _, s := range w.After {
-			e := topo.entries[s.Name]
+			e := topo.entry(s.Name)
 			require.NotNil(t, e, w.What)
 			var connected []peer.Name
 			for c := range e.conns.all() {
@@ -249,7 +249,7 @@ func TestVectorShortIDs(t *testing.T) {
 		if ok {
 			require.Equal(t, *w.Owner, owner, w.What)
 		}
-		require.ElementsMatch(t, w.Others, s.slots[w.ShortID].others, w.What)
+		require.ElementsMatch(t, w.Others, s.others[w.ShortID], w.What)
 		require.Equal(t, w.Invalidations, s.invalidations, w.What)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/overweave/overweave/crypto"
 	"github.com/overweave/overweave/mesh/internal/gobwire"
@@ -14,6 +15,7 @@ const (
 	maxFrame   = 10 << 20 // bytes after the length prefix, seal included
 	frameChunk = 32 << 10 // how much memory a length prefix gets on credit
 	readBuffer = 2 << 10
+	maxKept    = 256 << 10 // bytes of a buffer that is used again
 )
 
 // frameReader takes messages from one direction of a connection: version 2 with a length before each, version 1 as gob
@@ -23,45 +25,72 @@ type frameReader struct {
 	version int
 	limit   int // of a frame, in bytes
 	opener  *crypto.StreamOpener
-	sealed  []byte // reused
+	buffers *sync.Pool // of *[]byte; nil: every message has memory of its own
+	lent    []*[]byte  // from buffers, until the next message
 }
 
 func newFrameReader(r io.Reader) *frameReader {
 	return &frameReader{r: bufio.NewReaderSize(r, readBuffer), limit: maxFeatures}
 }
 
-// next returns the next message, which is the caller's to keep.
+// next returns the next message. With buffers it is valid until next is called again.
 func (f *frameReader) next() ([]byte, error) {
-	if f.opener == nil {
-		return f.frame(nil)
+	f.release()
+	frame, err := f.frame()
+	if err != nil || f.opener == nil {
+		return frame, err
 	}
-	frame, err := f.frame(f.sealed[:0])
-	if err != nil {
-		return nil, err
+	buf := f.lend()
+	if n := len(frame) - crypto.Overhead; n > cap(*buf) {
+		*buf = make([]byte, 0, n)
 	}
-	if f.sealed = frame; cap(frame) > 2*frameChunk {
-		f.sealed = nil
-	}
-	return f.opener.Open(make([]byte, 0, max(0, len(frame)-crypto.Overhead)), frame)
+	return f.opener.Open((*buf)[:0], frame)
 }
 
-// frame reads the frame that comes next into buf, or into more memory.
-func (f *frameReader) frame(buf []byte) ([]byte, error) {
+// lend returns memory that is the reader's until the next message.
+func (f *frameReader) lend() *[]byte {
+	if f.buffers == nil {
+		return new([]byte)
+	}
+	buf := f.buffers.Get().(*[]byte)
+	f.lent = append(f.lent, buf)
+	return buf
+}
+
+// release gives back what was lent.
+func (f *frameReader) release() {
+	for _, buf := range f.lent {
+		keepBuffer(f.buffers, buf)
+	}
+	f.lent = f.lent[:0]
+}
+
+// keepBuffer puts a buffer back, unless it has become too large to be kept for another.
+func keepBuffer(pool *sync.Pool, buf *[]byte) {
+	if cap(*buf) <= maxKept {
+		pool.Put(buf)
+	}
+}
+
+// frame reads the frame that comes next.
+func (f *frameReader) frame() ([]byte, error) {
 	if f.version == 1 {
-		return f.gobFrame(buf)
+		return f.gobFrame()
 	}
 	var prefix [4]byte
 	if _, err := io.ReadFull(f.r, prefix[:]); err != nil {
 		return nil, err
 	}
-	return f.body(buf, uint64(binary.BigEndian.Uint32(prefix[:])))
+	return f.body(uint64(binary.BigEndian.Uint32(prefix[:])))
 }
 
 // body reads n bytes. Memory grows with what has arrived, not with what was announced.
-func (f *frameReader) body(buf []byte, n uint64) ([]byte, error) {
+func (f *frameReader) body(n uint64) ([]byte, error) {
 	if n > uint64(f.limit) {
 		return nil, fmt.Errorf("%w: %d bytes, limit %d", errTooLong, n, f.limit)
 	}
+	lent := f.lend()
+	buf := (*lent)[:0]
 	for left := int(n); left > 0; {
 		chunk := min(left, max(frameChunk, len(buf)))
 		start := len(buf)
@@ -76,12 +105,13 @@ func (f *frameReader) body(buf []byte, n uint64) ([]byte, error) {
 		}
 		left -= chunk
 	}
+	*lent = buf
 	return buf, nil
 }
 
 // gobFrame reads a byte slice from the gob stream of version 1.
-func (f *frameReader) gobFrame(buf []byte) ([]byte, error) {
-	item, err := f.gobItem(buf)
+func (f *frameReader) gobFrame() ([]byte, error) {
+	item, err := f.gobItem()
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +125,12 @@ func (f *frameReader) gobFrame(buf []byte) ([]byte, error) {
 }
 
 // gobItem reads one length and what it leads.
-func (f *frameReader) gobItem(buf []byte) ([]byte, error) {
+func (f *frameReader) gobItem() ([]byte, error) {
 	n, err := f.gobUint()
 	if err != nil {
 		return nil, err
 	}
-	return f.body(buf, n)
+	return f.body(n)
 }
 
 func (f *frameReader) gobUint() (uint64, error) {
@@ -134,7 +164,7 @@ func (f *frameReader) features() (map[string]string, error) {
 	}
 	var stream []byte
 	for {
-		item, err := f.gobItem(nil)
+		item, err := f.gobItem()
 		if err != nil {
 			return nil, err
 		}

@@ -41,7 +41,7 @@ type meshResult struct {
 }
 
 // memoryLimit is from where on the collector works harder, in bytes. What the kernel has for the sockets is not counted.
-const memoryLimit = 1700 << 20
+const memoryLimit = 1500 << 20
 
 type meshOptions struct {
 	peers, limit int
