@@ -17,7 +17,7 @@ func (*sink) WriteBatch(msgs []Message) (int, error) { return len(msgs), nil }
 // newSendingLink makes a link whose datagrams go nowhere, for a path MTU of 1500.
 func newSendingLink(t testing.TB, key *[32]byte) *link {
 	l, _, _ := newTestLink(t, testA, key)
-	l.overlay.conn = new(sink)
+	l.conn = new(sink)
 	l.machine.established = true
 	l.step(func(m *machine, _ time.Time) { m.setMTU(1500 - m.ipOverhead()) })
 	return l

@@ -15,6 +15,8 @@ type Message struct {
 	Local netip.Addr
 	// DontFragment: the datagram is not to be fragmented, here or on its way. Reading does not set it.
 	DontFragment bool
+	// Class is the traffic class of IPv6, the TOS of IPv4: DSCP and ECN. Reading sets it if the Conn is a [ClassConn].
+	Class uint8
 	// Segment is set by reading. If it is not zero, Data is several datagrams of one remote, each of this many bytes but the
 	// last, which may be shorter. Sending ignores it.
 	Segment int
@@ -55,4 +57,12 @@ type Conn interface {
 
 	// Close unblocks readers and writers and gives the port back. It is idempotent.
 	Close() error
+}
+
+// ClassConn is a Conn that may read the traffic class of datagrams. Those of others are sent without ECN, since nobody would
+// heed the network's marks.
+type ClassConn interface {
+	Conn
+	// ReadsClass reports whether ReadBatch sets the Class of messages. It is constant.
+	ReadsClass() bool
 }

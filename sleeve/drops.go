@@ -21,13 +21,14 @@ const (
 	dropSpecial                // the link's own kind of frame, but not from the remote to us
 	dropHops                   // came over too many links
 	dropUnknown                // datagram: of a kind that is not known here
+	dropCongested              // the network marked it in place of dropping it, and its ends know no marks
 	numDrops
 )
 
 var dropNames = [numDrops]string{
 	"closed", "no_address", "too_big", "too_big_answered", "malformed", "path_too_small", "socket", "not_authentic",
 	"replayed", "truncated", "short", "nobody", "misdirected_control", "too_many_hops",
-	"unknown_kind",
+	"unknown_kind", "congested",
 }
 
 // drops counts by reason. It is safe for concurrent use.

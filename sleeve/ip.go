@@ -2,6 +2,7 @@ package sleeve
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"github.com/overweave/overweave/mesh/overlay"
 )
@@ -62,15 +63,26 @@ func isIPv6(frame []byte) bool {
 	return len(frame) >= overlay.HeaderLen+ipv6Header && etherType(frame) == etherTypeIPv6 && frame[overlay.HeaderLen]>>4 == 6
 }
 
-// sum adds up b as big-endian words, for Internet checksums (RFC 1071). A sum never overflows: frames are short.
+// sum adds up b as big-endian words, for Internet checksums (RFC 1071), and folds what it has to 17 bits. s has to be less
+// than 1<<31.
 func sum(b []byte, s uint32) uint32 {
+	wide, carry := uint64(s), uint64(0)
+	for ; len(b) >= 32; b = b[32:] { // 2^16 is 1 in this arithmetic, and so is 2^64
+		wide, carry = bits.Add64(wide, binary.BigEndian.Uint64(b), carry)
+		wide, carry = bits.Add64(wide, binary.BigEndian.Uint64(b[8:]), carry)
+		wide, carry = bits.Add64(wide, binary.BigEndian.Uint64(b[16:]), carry)
+		wide, carry = bits.Add64(wide, binary.BigEndian.Uint64(b[24:]), carry)
+	}
+	wide = wide>>32 + wide&0xffffffff + carry
 	for ; len(b) >= 2; b = b[2:] {
-		s += uint32(binary.BigEndian.Uint16(b))
+		wide += uint64(binary.BigEndian.Uint16(b))
 	}
 	if len(b) == 1 {
-		s += uint32(b[0]) << 8
+		wide += uint64(b[0]) << 8
 	}
-	return s
+	wide = wide>>32 + wide&0xffffffff
+	wide = wide>>16 + wide&0xffff
+	return uint32(wide>>16 + wide&0xffff)
 }
 
 func checksum(s uint32) uint16 {

@@ -2,9 +2,7 @@ package sleeve
 
 import (
 	"encoding/binary"
-	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,20 +10,14 @@ import (
 	"github.com/overweave/overweave/mesh/overlay"
 )
 
-const (
-	tooBigInterval = 10 * time.Millisecond // of answers to senders, once a burst is used up
-	tooBigBurst    = 50
-)
+var _ overlay.SegmentedLink = (*link)(nil)
 
-// link is one end of the overlay between two peers. It implements [overlay.Link].
+// link is one end of the overlay between two peers. It implements [overlay.SegmentedLink].
 type link struct {
 	// constant
 	overlay *Overlay
-	params  overlay.Params
-	local   netip.Addr             // source of datagrams; zero: as routed
 	sealer  *crypto.DatagramSealer // nil: in the clear
 	opener  *crypto.DatagramOpener
-	log     *slog.Logger
 
 	// atomic; what sending needs of the machine's state
 	remote      atomic.Pointer[netip.AddrPort] // nil: send nothing
@@ -33,37 +25,19 @@ type link struct {
 	maxPayload  atomic.Int32
 	fragTrusted atomic.Bool
 
-	traffic
-
-	inside  gate          // calls of Send and of the overlay's readers
-	stop    chan struct{} // closed by Close
-	wakeup  chan struct{} // the machine has changed
-	running sync.WaitGroup
-
-	mu      sync.Mutex // guards what follows; nothing is called out with it held
-	machine machine
-	closed  bool
-
-	answerMu sync.Mutex
-	answers  limiter // guarded by answerMu
+	life
+	machine machine // guarded by mu
 }
 
 func newLink(o *Overlay, p overlay.Params) *link {
-	l := &link{
-		overlay: o, params: p, log: o.log.With("peer", p.Remote.String()),
-		inside: newGate(), stop: make(chan struct{}), wakeup: make(chan struct{}, 1),
-		answers: limiter{interval: tooBigInterval, burst: tooBigBurst},
-	}
+	l := &link{overlay: o}
+	l.life.init(o, p, Name)
 	overhead := plainOverhead
 	if p.Key != nil {
 		overhead = sealedOverhead
 		l.sealer = crypto.NewDatagramSealer(*p.Key, p.Outbound)
 		l.opener = crypto.NewDatagramOpener(*p.Key, !p.Outbound)
 	}
-	if o.conn.LocalAddr().Addr().IsUnspecified() {
-		l.local = p.Local.Addr().Unmap()
-	}
-	l.params.RemoteAddr = netip.AddrPortFrom(p.RemoteAddr.Addr().Unmap(), p.RemoteAddr.Port())
 	l.machine = newMachine(l.params, overhead+recordLen+overlay.HeaderLen)
 	l.publish()
 	return l
@@ -79,7 +53,7 @@ func (l *link) Confirm() {
 	l.machine.confirm(time.Now())
 	l.publish()
 	l.overlay.register(l)
-	l.running.Go(l.run)
+	l.running.Go(func() { live(&l.life, l.turn, l.do) })
 }
 
 // step gives the machine an input.
@@ -105,54 +79,12 @@ func (l *link) publish() {
 	l.remote.Store(&remote)
 }
 
-func (l *link) wake() {
-	select {
-	case l.wakeup <- struct{}{}:
-	default:
-	}
-}
-
-// run does what the machine asks for, until the link is closed or has failed.
-func (l *link) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var actions []action
-	for {
-		l.mu.Lock()
-		l.machine.tick(time.Now())
-		actions = l.machine.take(actions)
-		l.publish()
-		next := l.machine.next()
-		l.mu.Unlock()
-		for _, a := range actions {
-			if l.stopped() {
-				return
-			}
-			l.do(a)
-		}
-		if len(actions) > 0 {
-			continue // they may have led to more
-		}
-		if next.IsZero() {
-			return
-		}
-		timer.Reset(time.Until(next))
-		select {
-		case <-l.stop:
-			return
-		case <-l.wakeup:
-		case <-timer.C:
-		}
-	}
-}
-
-func (l *link) stopped() bool {
-	select {
-	case <-l.stop:
-		return true
-	default:
-		return false
-	}
+// turn lets the machine do what is due. The caller holds mu.
+func (l *link) turn(now time.Time, buf []action) (actions []action, due time.Time) {
+	l.machine.tick(now)
+	actions = l.machine.take(buf)
+	l.publish()
+	return actions, l.machine.next()
 }
 
 // do carries out an action of the machine.
@@ -211,7 +143,7 @@ func (l *link) learnMTU() {
 	if remote == nil {
 		return
 	}
-	pmtu, err := l.overlay.conn.PathMTU(remote.Addr())
+	pmtu, err := l.conn.PathMTU(remote.Addr())
 	if err != nil {
 		l.log.Debug("sleeve: path MTU unknown", "err", err)
 		return
@@ -219,14 +151,10 @@ func (l *link) learnMTU() {
 	l.step(func(m *machine, now time.Time) { m.pathMTU(now, pmtu) })
 }
 
-// mayAnswer limits how often senders are told that their frames are too big.
-func (l *link) mayAnswer(now time.Time) bool {
-	l.answerMu.Lock()
-	defer l.answerMu.Unlock()
-	return l.answers.allow(now)
-}
+// TakesSegments implements [overlay.SegmentedLink].
+func (l *link) TakesSegments() bool { return true }
 
-// Send implements [overlay.Link].
+// Send implements [overlay.Link]. Super-frames are cut on their way into the datagrams.
 func (l *link) Send(frames []overlay.Frame) {
 	if !l.inside.enter() {
 		l.drops.add(dropClosed, len(frames))
@@ -243,9 +171,7 @@ func (l *link) Send(frames []overlay.Frame) {
 	for i := range frames {
 		s.frame(&frames[i])
 	}
-	answers := s.answers
-	s.answers = nil
-	s.end()
+	answers := s.end()
 	l.overlay.senders.Put(s)
 	if len(answers) > 0 {
 		l.params.Receive(answers)
@@ -287,15 +213,4 @@ func (l *link) Status() overlay.LinkStatus {
 }
 
 // Close implements [overlay.Link].
-func (l *link) Close() {
-	l.mu.Lock()
-	first := !l.closed
-	l.closed = true
-	l.mu.Unlock()
-	if first {
-		l.overlay.unregister(l)
-		close(l.stop)
-	}
-	l.inside.close()
-	l.running.Wait()
-}
+func (l *link) Close() { l.end(func() { l.overlay.unregister(l) }) }

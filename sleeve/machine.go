@@ -15,6 +15,8 @@ const (
 	slowHeartbeat    = 10 * time.Second
 	heartbeatTimeout = 60 * time.Second
 	fragTestInterval = 5 * time.Minute
+	mtuTestInterval  = time.Minute      // see whether what is in use still passes
+	mtuAskInterval   = 10 * time.Minute // see whether more does
 
 	unknownMTU = 65535
 	maxIP      = 65535
@@ -40,6 +42,8 @@ type machine struct {
 	heartbeat   time.Time // when the next one is due
 	deadline    time.Time // for the remote's next one
 	fragTest    time.Time // when the next one is due
+	mtuTest     time.Time // likewise
+	mtuAsk      time.Time
 
 	mtu         int // of the overlay
 	maxPayload  int // of a D datagram
@@ -110,7 +114,24 @@ func (m *machine) tick(now time.Time) {
 		m.fragTest, m.fragTrusted = now.Add(fragTestInterval), false
 		m.do(action{kind: doFragTest})
 	}
+	if m.established {
+		m.tickMTU(now)
+	}
 	m.tickSearch(now)
+}
+
+// tickMTU has the path MTU looked after: a path may begin to swallow what it carried before, and it may come to carry more.
+func (m *machine) tickMTU(now time.Time) {
+	if !now.Before(m.mtuAsk) {
+		m.mtuAsk, m.mtuTest = now.Add(mtuAskInterval), now.Add(mtuTestInterval) // not both at once
+		m.askMTU()
+	}
+	if !now.Before(m.mtuTest) {
+		m.mtuTest = now.Add(mtuTestInterval)
+		if !m.search.running() && m.mtu != unknownMTU {
+			m.search.start(m.mtu)
+		}
+	}
 }
 
 func (m *machine) tickSearch(now time.Time) {
@@ -139,6 +160,8 @@ func (m *machine) next() time.Time {
 	}
 	if m.established {
 		earlier(m.fragTest)
+		earlier(m.mtuTest)
+		earlier(m.mtuAsk)
 	}
 	if m.search.running() {
 		earlier(m.search.due())
@@ -214,6 +237,7 @@ func (m *machine) control(now time.Time, tag byte, payload []byte) {
 func (m *machine) onEstablished(now time.Time) {
 	m.established, m.interval = true, slowHeartbeat
 	m.heartbeat, m.fragTest = now.Add(slowHeartbeat), now
+	m.mtuTest, m.mtuAsk = now.Add(mtuTestInterval), now.Add(mtuAskInterval)
 	m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Established}})
 	m.do(action{kind: doAskMTU})
 	m.tick(now)
@@ -226,8 +250,8 @@ func (m *machine) askMTU() {
 	}
 }
 
-// pathMTU takes what the system believes to be the path MTU, which it is asked for when the link is established and after
-// a datagram was too big. If that is less than what we build on, a search begins.
+// pathMTU takes what the system believes to be the path MTU, which it is asked for when the link is established, after a
+// datagram was too big, and now and then. If that is not what we build on, a search begins; less is believed at once.
 func (m *machine) pathMTU(now time.Time, pmtu int) {
 	mtu := max(min(pmtu, maxIP)-m.ipOverhead(), minTestMTU)
 	switch {
@@ -235,11 +259,12 @@ func (m *machine) pathMTU(now time.Time, pmtu int) {
 		return
 	case m.search.running() && mtu >= m.search.cand:
 		return
-	case mtu >= m.mtu:
-		return
+	case mtu > m.mtu:
+		m.search.grow(m.mtu, mtu)
+	case mtu < m.mtu:
+		m.search.start(mtu)
+		m.setMTU(mtu)
 	}
-	m.search.start(mtu)
-	m.setMTU(mtu)
 	m.tick(now)
 }
 

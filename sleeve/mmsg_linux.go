@@ -11,10 +11,10 @@ import (
 
 const (
 	batchMax = 64
-	// room for the source address of a datagram, the larger of the two families, and for the size of segments
+	// room for the source address of a datagram, the larger of the two families, for the size of segments, and for the class
 	sourceLen  = (unix.SizeofCmsghdr + unix.SizeofInet6Pktinfo + 7) &^ 7
-	segmentLen = (unix.SizeofCmsghdr + 4 + 7) &^ 7
-	controlLen = sourceLen + segmentLen
+	numberLen  = (unix.SizeofCmsghdr + 4 + 7) &^ 7
+	controlLen = sourceLen + 2*numberLen
 )
 
 // mmsghdr is what recvmmsg and sendmmsg take: struct mmsghdr of the kernel.
@@ -103,7 +103,8 @@ func (r *batchReader) read(raw syscall.RawConn, msgs []Message) (int, error) {
 		m := &msgs[i]
 		m.Data = m.Data[:min(int(r.headers[i].len), cap(m.Data))]
 		m.Remote = fromSockaddr(&r.names[i])
-		m.Segment = getSegment(&r.control[i], int(r.headers[i].hdr.Controllen))
+		control := unsafe.Slice((*byte)(unsafe.Pointer(&r.control[i])), controlLen)
+		m.Segment, m.Class = getControl(control[:min(int(r.headers[i].hdr.Controllen), controlLen)])
 	}
 	return n, err
 }

@@ -54,19 +54,28 @@ func (p *packer) overhead() int {
 // add puts a frame into the datagram that is being filled, or into the next. It returns false if the frame is too big for
 // any. Section 4 of the sleeve specification.
 func (p *packer) add(f *overlay.Frame) bool {
-	need := recordLen + len(f.Data)
+	room := p.reserve(f.Src, f.Dst, len(f.Data))
+	copy(room, f.Data)
+	return room != nil
+}
+
+// reserve is add for a frame of n bytes, which are to be put where it says; nil if the frame is too big.
+func (p *packer) reserve(src, dst peer.Name, n int) []byte {
+	need := recordLen + n
 	if p.records == maxRecordsInOne || p.records > 0 && p.overhead()+len(p.filling)+need > p.maxPayload {
 		p.finish()
 	}
 	if p.records == 0 {
 		if p.overhead()+need > p.limit {
-			return false
+			return nil
 		}
 		p.start()
 	}
-	p.filling = append(appendRecordHeader(p.filling, f.Src, f.Dst, len(f.Data)), f.Data...)
+	p.filling = appendRecordHeader(p.filling, src, dst, n)
+	start := len(p.filling)
+	p.filling = p.filling[:start+n]
 	p.records++
-	return true
+	return p.filling[start:]
 }
 
 // start makes room for a datagram. There always is room for one in the arena.

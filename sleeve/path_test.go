@@ -53,6 +53,32 @@ func TestPathShrinks(t *testing.T) {
 	})
 }
 
+// TestPathChanges lets the path shrink without the system knowing of it, and grow beyond what it was.
+func TestPathChanges(t *testing.T) {
+	simulate(t, sleevetest.Shape{}, func(t *testing.T, p *pair) {
+		p.up(t)
+		requirePassing := func(pmtu int) {
+			t.Helper()
+			require.Equal(t, mtuFor(p.A, pmtu), p.A.Link.Status().MTU)
+			full := frame(t, p.A.Link.Status().MTU+14, true)
+			p.A.Link.Send([]overlay.Frame{full})
+			require.Equal(t, []overlay.Frame{full}, arrived(p.B))
+		}
+		requirePassing(1500)
+		p.network.SetShape(sleevetest.Shape{RealMTU: 1300, Delay: time.Millisecond}) // a black hole
+		time.Sleep(2 * time.Minute)
+		p.network.SetShape(sleevetest.Shape{RealMTU: 1300})
+		requirePassing(1300)
+
+		p.network.SetShape(sleevetest.Shape{MTU: 9000})
+		time.Sleep(11 * time.Minute)
+		requirePassing(9000)
+		time.Sleep(10 * time.Minute)
+		requirePassing(9000)
+		require.Empty(t, p.A.Events)
+	})
+}
+
 func TestAnswersAreLimited(t *testing.T) {
 	simulate(t, sleevetest.Shape{}, func(t *testing.T, p *pair) {
 		p.up(t)

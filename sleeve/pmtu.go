@@ -27,6 +27,12 @@ func (s *search) start(mtu int) {
 	s.avoidAmbiguous()
 }
 
+// grow begins with what is known to pass and what the kernel believes in beyond that.
+func (s *search) grow(good, mtu int) {
+	*s = search{good: good, bad: mtu + 1, cand: mtu}
+	s.avoidAmbiguous()
+}
+
 // due returns when tick has something to do.
 func (s *search) due() time.Time { return s.retry }
 

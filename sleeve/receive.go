@@ -12,12 +12,7 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-const (
-	readMessages  = 64
-	readFrames    = 1024    // hand over at the latest with this many
-	readArena     = 4 << 16 // room for what was sealed
-	readErrorsMax = 100     // in a row, until reading is given up
-)
+const readErrorsMax = 100 // in a row, until reading is given up
 
 // reader receives the datagrams of one queue. Frames of one link that arrive together are handed over together.
 type reader struct {
@@ -27,14 +22,14 @@ type reader struct {
 
 	second *reader2 // takes what is not for sleeve
 
-	link   *link           // whose frames are waiting; inside its gate
-	frames []overlay.Frame // they point into messages, or into arena
-	arena  []byte
-	bytes  uint64
+	link  *link    // whose frames are waiting; inside its gate
+	in    incoming // frames point into messages, or into arena
+	arena []byte
+	join  *coalescer
 }
 
 func newReader(o *Overlay) *reader {
-	r := &reader{overlay: o, messages: make([]Message, readMessages), arena: make([]byte, 0, readArena)}
+	r := &reader{overlay: o, messages: make([]Message, readMessages), arena: make([]byte, 0, readArena), join: newCoalescer()}
 	for i := range r.messages {
 		r.messages[i].Data = make([]byte, MaxDatagram)
 	}
@@ -60,6 +55,7 @@ func (r *reader) run(queue int) error {
 		}
 		failures = 0
 		for i := range r.messages[:n] {
+			r.second.class = r.messages[i].Class
 			r.messages[i].each(r.take)
 		}
 		r.flush()
@@ -100,7 +96,7 @@ func (r *reader) choose(name peer.Name) bool {
 		return true
 	}
 	r.flush()
-	l := r.overlay.lookup(name)
+	l := r.overlay.links.get(name)
 	if l == nil || !l.inside.enter() {
 		return false
 	}
@@ -136,16 +132,12 @@ func (r *reader) open(body []byte) ([]byte, bool) {
 func (r *reader) frame(from netip.AddrPort, f overlay.Frame) {
 	l := r.link
 	switch {
-	case len(f.Data) < overlay.HeaderLen:
-		l.drops.add(dropShort, 1)
-	case !f.Src.IsValid() || !f.Dst.IsValid():
-		l.drops.add(dropNobody, 1)
+	case !r.in.valid(&l.life, &f):
 	case !isSpecial(f.Data):
-		if len(r.frames) == readFrames {
+		if len(r.in.frames) == readFrames || r.in.bytes >= coalesceBytes {
 			r.handOver()
 		}
-		r.frames = append(r.frames, f)
-		r.bytes += uint64(len(f.Data))
+		r.in.add(&l.life, f)
 	case f.Src == l.params.Remote && f.Dst == l.params.Self:
 		l.step(func(m *machine, now time.Time) { m.special(now, from, f.Data) })
 	default:
@@ -153,15 +145,12 @@ func (r *reader) frame(from netip.AddrPort, f overlay.Frame) {
 	}
 }
 
-// handOver gives the waiting frames to who forwards them.
+// handOver gives the waiting frames to who forwards them, segments joined if all are for stations of this host.
 func (r *reader) handOver() {
-	if len(r.frames) > 0 {
-		r.link.receivedFrames.Add(uint64(len(r.frames)))
-		r.link.receivedBytes.Add(r.bytes)
-		r.link.params.Receive(r.frames)
+	if len(r.in.frames) > 1 && !r.in.relay {
+		r.in.frames = r.join.join(r.in.frames)
 	}
-	clear(r.frames)
-	r.frames, r.bytes = r.frames[:0], 0
+	r.in.give(&r.link.life)
 }
 
 // flush hands over what is waiting and leaves the link.

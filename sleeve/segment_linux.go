@@ -1,6 +1,9 @@
 package sleeve
 
 import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -10,6 +13,8 @@ const (
 	maxSegments = 64    // of one message; what every kernel with the offload takes
 	maxRun      = 65000 // bytes in all of them
 )
+
+var errNoChecksums = errors.New("the network device does not compute checksums")
 
 // batchWriter writes to any socket. Where the socket can, datagrams of one size to one remote go as one message, which the
 // kernel or the network card cuts again.
@@ -30,13 +35,13 @@ func newBatchWriter() *batchWriter {
 
 // write sends messages and returns how many went.
 func (w *batchWriter) write(e *endpoint, msgs []Message) (int, error) {
-	segment := !e.noSegment.Load()
+	segment := e.noSegment.Load() == nil
 	n, err := w.writeOnce(e, msgs, segment)
 	if segment && w.counts[0] > 1 && (err == unix.EIO || err == unix.EINVAL) {
 		// EIO: the device cannot compute checksums, and so cannot cut. EINVAL: the segments are too big for the path, which
 		// a datagram by itself says better.
 		if err == unix.EIO {
-			e.noSegment.Store(true)
+			e.noSegment.Store(&errNoChecksums)
 		}
 		return w.writeOnce(e, msgs, false)
 	}
@@ -80,8 +85,9 @@ func (w *batchWriter) address(e *endpoint, m *Message, h *unix.Msghdr, pieces in
 	control := unsafe.Slice((*byte)(unsafe.Pointer(&w.control[w.n])), controlLen)
 	h.Namelen = putSockaddr(&w.names[w.n], m.Remote, e.v6)
 	n := putSource(control, m.Local, m.Remote.Addr())
+	n += putClass(control[n:], m.Class, m.Remote.Addr())
 	if pieces > 1 {
-		n += putSegment(control[n:], len(m.Data))
+		n += putNumber(control[n:], unix.SOL_UDP, unix.UDP_SEGMENT, len(m.Data), 2)
 	}
 	if n > 0 {
 		h.Control = &control[0]
@@ -99,7 +105,8 @@ func runLength(msgs []Message) int {
 	for ; n < len(msgs) && n < maxSegments; n++ {
 		m := &msgs[n]
 		total += len(m.Data)
-		if len(m.Data) > size || len(m.Data) == 0 || total > maxRun || m.Remote != first.Remote || m.Local != first.Local {
+		if len(m.Data) > size || len(m.Data) == 0 || total > maxRun || m.Remote != first.Remote ||
+			m.Local != first.Local || m.Class != first.Class {
 			break
 		}
 		if len(m.Data) < size {
@@ -109,33 +116,49 @@ func runLength(msgs []Message) int {
 	return n
 }
 
-// putSegment writes the control message that has a message cut into datagrams of a size, and returns its length.
-func putSegment(b []byte, size int) int {
+// putNumber writes a control message with a number of 2 or 4 bytes, and returns its length.
+func putNumber(b []byte, level, kind int32, value, size int) int {
 	h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
-	h.Level, h.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-	h.SetLen(unix.CmsgLen(2))
-	*(*uint16)(unsafe.Pointer(&b[unix.CmsgLen(0)])) = uint16(size)
-	return unix.CmsgSpace(2)
-}
-
-// getSegment returns the size of the datagrams that a message was made of, 0 if it is one. The control message is the only
-// one that the socket asks for.
-func getSegment(control *[controlLen / 8]uint64, n int) int {
-	h := (*unix.Cmsghdr)(unsafe.Pointer(control))
-	if n < unix.CmsgLen(4) || h.Level != unix.SOL_UDP || h.Type != unix.UDP_GRO {
-		return 0
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(size))
+	if data := unsafe.Pointer(&b[unix.CmsgLen(0)]); size == 2 {
+		*(*uint16)(data) = uint16(value)
+	} else {
+		*(*int32)(data) = int32(value)
 	}
-	b := unsafe.Slice((*byte)(unsafe.Pointer(control)), controlLen)
-	return int(*(*int32)(unsafe.Pointer(&b[unix.CmsgLen(0)])))
+	return unix.CmsgSpace(size)
 }
 
-// probeOffloads finds out what a new socket can do, and has it do that.
-func (e *endpoint) probeOffloads() {
-	_ = control(e.raw, func(fd int) error {
-		if _, err := unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT); err != nil {
-			e.noSegment.Store(true)
+// putClass writes the control message that sets the traffic class of a datagram, and returns its length.
+func putClass(b []byte, class uint8, remote netip.Addr) int {
+	switch {
+	case class == 0:
+		return 0
+	case remote.Unmap().Is4():
+		return putNumber(b, unix.IPPROTO_IP, unix.IP_TOS, int(class), 4)
+	default:
+		return putNumber(b, unix.IPPROTO_IPV6, unix.IPV6_TCLASS, int(class), 4)
+	}
+}
+
+// getControl reads the control messages of what was received: the size of the datagrams that it was made of, 0 if it is one,
+// and their traffic class.
+func getControl(b []byte) (segment int, class uint8) {
+	for len(b) >= unix.CmsgLen(0) {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(unsafe.SliceData(b)))
+		if uint64(h.Len) < uint64(unix.CmsgLen(0)) || uint64(h.Len) > uint64(len(b)) {
+			break
 		}
-		e.gro = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
-		return nil
-	})
+		data := b[unix.CmsgLen(0):h.Len]
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			segment = int(int32(binary.NativeEndian.Uint32(data)))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			class = data[0]
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			class = uint8(binary.NativeEndian.Uint32(data))
+		}
+		b = b[min(unix.CmsgSpace(len(data)), len(b)):]
+	}
+	return segment, class
 }

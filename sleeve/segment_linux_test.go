@@ -21,13 +21,15 @@ func TestSegments(t *testing.T) {
 			require.NoError(t, err)
 			defer func() { _ = sockets[i].Close() }()
 		}
-		for _, e := range sockets[0].endpoints {
-			e.noSegment.Store(e.noSegment.Load() || without)
+		if without {
+			for _, e := range sockets[0].endpoints {
+				e.noSegment.Store(&errNoChecksums)
+			}
 		}
 		var msgs []Message
 		for i, size := range []int{1400, 1400, 1400, 300, 300, 1400, 20, 20, 20, 20, 19, 1, 1400, 1400, 1400, 1400} {
 			msgs = append(msgs, Message{
-				Data: bytes.Repeat([]byte{byte(i)}, size), Remote: sockets[1].LocalAddr(), DontFragment: i != 14,
+				Data: bytes.Repeat([]byte{byte(i)}, size), Remote: sockets[1].LocalAddr(), DontFragment: i != 14, Class: uint8(i / 2),
 			})
 		}
 		for rest := msgs; len(rest) > 0; {
@@ -37,7 +39,11 @@ func TestSegments(t *testing.T) {
 			rest = rest[n:]
 		}
 		// One remote's datagrams come from one queue.
-		got := make(chan []byte, len(msgs))
+		type arrival struct {
+			data  []byte
+			class uint8
+		}
+		got := make(chan arrival, len(msgs))
 		for queue := range sockets[1].Queues() {
 			go func() {
 				buf := make([]Message, 4)
@@ -50,17 +56,21 @@ func TestSegments(t *testing.T) {
 						return
 					}
 					for i := range n {
-						buf[i].each(func(_ netip.AddrPort, b []byte) { got <- bytes.Clone(b) })
+						buf[i].each(func(_ netip.AddrPort, b []byte) { got <- arrival{bytes.Clone(b), buf[i].Class} })
 					}
 				}
 			}()
 		}
 		for i := range msgs {
-			require.Equal(t, msgs[i].Data, <-got, "%d, without: %t", i, without)
+			require.Equal(t, arrival{msgs[i].Data, msgs[i].Class}, <-got, "%d, without: %t", i, without)
 		}
 		offloads := sockets[0].Offloads()
-		require.Len(t, offloads, 2)
-		require.Equal(t, without, offloads["UDP_SEGMENT"] != "in use")
+		require.Equal(t, without, offloads["UDP_SEGMENT"] != "in use", offloads)
+		if without {
+			require.Contains(t, offloads["UDP_SEGMENT"], errNoChecksums.Error())
+		}
+		require.Equal(t, "in use", offloads["ECN"])
+		require.Contains(t, offloads, "UDP_GRO")
 	}
 }
 
@@ -82,6 +92,8 @@ func TestRunLength(t *testing.T) {
 		many[i] = 10
 	}
 	require.Equal(t, maxSegments, run(many...))
+	classes := []Message{{Data: []byte{1}, DontFragment: true}, {Data: []byte{1}, DontFragment: true, Class: 2}}
+	require.Equal(t, 1, runLength(classes))
 	other := []Message{{Data: []byte{1}, DontFragment: true}, {Data: []byte{1}, DontFragment: true, Remote: netip.MustParseAddrPort("10.0.0.1:1")}}
 	require.Equal(t, 1, runLength(other))
 }

@@ -1,11 +1,7 @@
 package sleeve
 
 import (
-	"errors"
-	"net"
 	"net/netip"
-	"syscall"
-	"time"
 
 	"github.com/overweave/overweave/crypto"
 	"github.com/overweave/overweave/mesh/overlay"
@@ -19,34 +15,31 @@ type sender struct {
 	dont, may   packer // channels D and N
 	write       func([]Message)
 
-	piece   []byte          // an IP fragment
-	answers []overlay.Frame // for the senders of what was too big
-	frames  uint64
-	bytes   uint64
+	piece     []byte // a segment
+	out       outgoing
+	packPiece func(*overlay.Frame)
 }
 
 func newSender() *sender {
 	s := new(sender)
-	s.write = s.writeAll
+	s.write = func(messages []Message) { s.link.write(messages, s.link.askMTU) }
+	s.packPiece = func(f *overlay.Frame) { s.pack(&s.dont, f) }
 	return s
 }
 
 func (s *sender) begin(l *link, remote netip.AddrPort) {
 	s.link, s.mtu, s.fragTrusted = l, int(l.mtu.Load()), l.fragTrusted.Load()
-	s.frames, s.bytes = 0, 0
+	s.out.begin(&l.life)
 	s.dont.begin(l, crypto.DontFragment, remote, s.write)
 	s.may.begin(l, crypto.Fragmentable, remote, s.write)
 }
 
-// end writes what is left and lets go of the link.
-func (s *sender) end() {
+// end writes what is left and lets go of the link. It returns frames for senders of what was too big.
+func (s *sender) end() (answers []overlay.Frame) {
 	s.dont.flush()
 	s.may.flush()
-	s.link.sentFrames.Add(s.frames)
-	s.link.sentBytes.Add(s.bytes)
 	s.link = nil
-	clear(s.answers)
-	s.answers = s.answers[:0]
+	return s.out.end()
 }
 
 // frame sends one frame its way.
@@ -55,15 +48,19 @@ func (s *sender) frame(f *overlay.Frame) {
 		s.link.drops.add(dropShort, 1)
 		return
 	}
+	if f.Segments.Protocol != 0 {
+		s.super(f)
+		return
+	}
 	switch choosePath(f, s.mtu, s.fragTrusted) {
 	case pathD:
 		s.pack(&s.dont, f)
 	case pathN:
 		s.pack(&s.may, f)
 	case pathFragment:
-		s.fragment(f)
+		s.out.inFragments(f, s.mtu, s.packPiece)
 	case pathAnswer:
-		s.answer(f)
+		s.out.answer(f, s.mtu)
 	case pathTooBig:
 		s.link.drops.add(dropTooBig, 1)
 	}
@@ -74,63 +71,37 @@ func (s *sender) pack(p *packer, f *overlay.Frame) {
 		s.link.drops.add(dropTooBig, 1)
 		return
 	}
-	s.frames++
-	s.bytes += uint64(len(f.Data))
+	s.out.sent(f)
 }
 
-func (s *sender) fragment(f *overlay.Frame) {
-	pieces, ok := newFragments(f.Data, s.mtu)
-	if !ok {
+// super sends the segments of a super-frame.
+func (s *sender) super(f *overlay.Frame) {
+	g, err := overlay.NewSegmenter(f.Data, f.Segments)
+	if err != nil {
 		s.link.drops.add(dropMalformed, 1)
 		return
 	}
-	piece := overlay.Frame{Src: f.Src, Dst: f.Dst}
-	for more := true; more; {
-		if s.piece, more = pieces.appendNext(s.piece[:0]); more {
-			piece.Data = s.piece
-			s.pack(&s.dont, &piece)
-		}
+	one := *f // has all that matters for the way of each segment
+	one.Data, one.Segments = f.Data[:g.NextLen()], overlay.Segments{}
+	way := choosePath(&one, s.mtu, s.fragTrusted)
+	p := &s.dont
+	if way == pathN {
+		p = &s.may
 	}
-}
-
-// answer drops a frame and prepares the answer for its sender, unless there were many of late.
-func (s *sender) answer(f *overlay.Frame) {
-	reason := dropTooBig
-	if s.link.mayAnswer(time.Now()) {
-		if data, ok := appendTooBig(nil, f.Data, s.mtu); ok {
-			s.answers = append(s.answers, overlay.Frame{Data: data, Src: f.Dst, Dst: f.Src})
-			reason = dropAnswered
-		}
-	}
-	s.link.drops.add(reason, 1)
-}
-
-func (s *sender) writeAll(messages []Message) {
-	writeAll(s.link.overlay.conn, messages, &s.link.drops, s.link.askMTU)
-}
-
-// writeAll writes datagrams of a link. One that the socket does not take is lost and does not keep the others; tooBig is
-// called for those that are too big for the path.
-func writeAll(conn Conn, messages []Message, d *drops, tooBig func()) {
-	for len(messages) > 0 {
-		n, err := conn.WriteBatch(messages)
-		messages = messages[n:]
-		if err == nil || len(messages) == 0 {
-			if n == 0 {
-				return // not after its contract; do not spin
+	for n := g.NextLen(); n > 0; n = g.NextLen() {
+		if way == pathD || way == pathN {
+			if room := p.reserve(f.Src, f.Dst, n); room != nil {
+				g.Next(room)
+				one.Data = room
+				s.out.sent(&one)
+				continue
 			}
-			continue
 		}
-		messages = messages[1:]
-		switch {
-		case errors.Is(err, syscall.EMSGSIZE):
-			d.add(dropSendTooBig, 1)
-			tooBig()
-		case errors.Is(err, net.ErrClosed):
-			d.add(dropSend, 1+len(messages))
-			return
-		default:
-			d.add(dropSend, 1)
+		if cap(s.piece) < n {
+			s.piece = make([]byte, n)
 		}
+		one.Data = s.piece[:n]
+		g.Next(one.Data)
+		s.frame(&one)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -45,14 +44,13 @@ type Overlay struct {
 	second *Overlay2
 
 	// atomic
-	links      atomic.Pointer[map[peer.Name]*link] // by remote; confirmed ones. Nobody changes the map.
 	short      atomic.Uint64
 	strangers  atomic.Uint64
 	readErrors atomic.Uint64
 	ran        atomic.Bool
 
-	senders sync.Pool  // of *sender
-	mu      sync.Mutex // serializes writers of links
+	links   table[peer.Name, *link] // by remote; confirmed ones
+	senders sync.Pool               // of *sender
 }
 
 // New makes an overlay; it starts nothing.
@@ -67,7 +65,6 @@ func New(c Config) (*Overlay, error) {
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
-	o.links.Store(&map[peer.Name]*link{})
 	o.senders.New = func() any { return newSender() }
 	o.second = newOverlay2(o)
 	return o, nil
@@ -130,27 +127,17 @@ func (o *Overlay) Run(ctx context.Context) error {
 
 // register makes l the link that datagrams from its remote are for, in place of an older one.
 func (o *Overlay) register(l *link) {
-	o.change(func(links map[peer.Name]*link) { links[l.params.Remote] = l })
+	o.links.change(func(links map[peer.Name]*link) { links[l.params.Remote] = l })
 }
 
 // unregister forgets l, unless a newer link has taken its place.
 func (o *Overlay) unregister(l *link) {
-	o.change(func(links map[peer.Name]*link) {
+	o.links.change(func(links map[peer.Name]*link) {
 		if links[l.params.Remote] == l {
 			delete(links, l.params.Remote)
 		}
 	})
 }
-
-func (o *Overlay) change(f func(map[peer.Name]*link)) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	links := maps.Clone(*o.links.Load())
-	f(links)
-	o.links.Store(&links)
-}
-
-func (o *Overlay) lookup(name peer.Name) *link { return (*o.links.Load())[name] }
 
 // Status describes an overlay for people and for metrics. What its links do is in their own status.
 type Status struct {
@@ -171,7 +158,7 @@ func (o *Overlay) Status() Status {
 	}
 	return Status{
 		Offloads: offloads,
-		Local:    o.conn.LocalAddr().String(), Links: len(*o.links.Load()),
+		Local:    o.conn.LocalAddr().String(), Links: len(o.links.all()),
 		Short: o.short.Load(), Strangers: o.strangers.Load(), ReadErrors: o.readErrors.Load(),
 	}
 }

@@ -133,6 +133,7 @@ func testChannels(t *testing.T, c channelTest) {
 		messages[i] = m
 		messages[i].Data = make([]byte, 1000+i)
 		messages[i].DontFragment = i >= 2
+		messages[i].Class = uint8(0xb8 + i%4)
 	}
 	received := make(chan sleeve.Message, len(messages))
 	for q := range receiver.Queues() {
@@ -159,6 +160,7 @@ func testChannels(t *testing.T, c channelTest) {
 	for range messages {
 		m := <-received
 		sizes[len(m.Data)] = true
+		require.EqualValues(t, 0xb8+(len(m.Data)-1000)%4, m.Class)
 		require.Equal(t, sender.LocalAddr().Port(), m.Remote.Port(), "both channels leave from one port")
 		if c.source != "" || want.IsLoopback() && c.from == c.to {
 			require.Equal(t, want, m.Remote.Addr())

@@ -39,6 +39,23 @@ func (l line) Flood(src peer.Name) (hops []peer.Name) {
 	return hops
 }
 
+func (l line) FloodHop(src, dst peer.Name) (peer.Name, bool) {
+	if src > l.self && dst >= l.self || src < l.self && dst <= l.self {
+		return 0, false
+	}
+	return l.NextHop(dst)
+}
+
+func (l line) Peers() (names []peer.Name) {
+	for p := peer.Name(1); p <= l.last; p++ {
+		names = append(names, p)
+	}
+	return names
+}
+
+func (l line) ShortID(peer.Name) (peer.ShortID, bool) { return 0, false }
+func (l line) Named(peer.ShortID) (peer.Name, bool)   { return 0, false }
+
 // station is a peer with a switch, and a port on which one host sits.
 type station struct {
 	*overlay.Switch

@@ -3,9 +3,7 @@ package sleeve
 import (
 	"crypto/rand"
 	"encoding/binary"
-	"maps"
 	"sync"
-	"sync/atomic"
 
 	"github.com/overweave/overweave/mesh/overlay"
 )
@@ -20,9 +18,8 @@ var _ overlay.Overlay = (*Overlay2)(nil)
 type Overlay2 struct {
 	base *Overlay
 
-	links   atomic.Pointer[map[uint32]*link2] // by id; nobody changes the map
-	senders sync.Pool                         // of *sender2
-	mu      sync.Mutex                        // serializes writers of links
+	links   table[uint32, *link2] // by id
+	senders sync.Pool             // of *sender2
 }
 
 // Sleeve2 returns the overlay that shares the socket, and runs as long as o does.
@@ -30,7 +27,6 @@ func (o *Overlay) Sleeve2() *Overlay2 { return o.second }
 
 func newOverlay2(base *Overlay) *Overlay2 {
 	o := &Overlay2{base: base}
-	o.links.Store(&map[uint32]*link2{})
 	o.senders.New = func() any { return newSender2() }
 	return o
 }
@@ -44,7 +40,7 @@ func (o *Overlay2) Prepare(p overlay.Params) (overlay.Link, error) {
 		return nil, err
 	}
 	l := newLink2(o, p)
-	o.change(func(links map[uint32]*link2) {
+	o.links.change(func(links map[uint32]*link2) {
 		for l.own.link == 0 || links[l.own.link] != nil {
 			l.own.link = randomID()
 		}
@@ -60,13 +56,5 @@ func randomID() uint32 {
 }
 
 func (o *Overlay2) unregister(l *link2) {
-	o.change(func(links map[uint32]*link2) { delete(links, l.own.link) })
-}
-
-func (o *Overlay2) change(f func(map[uint32]*link2)) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	links := maps.Clone(*o.links.Load())
-	f(links)
-	o.links.Store(&links)
+	o.links.change(func(links map[uint32]*link2) { delete(links, l.own.link) })
 }

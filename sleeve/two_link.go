@@ -2,9 +2,7 @@ package sleeve
 
 import (
 	"crypto/rand"
-	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,10 +15,7 @@ var _ overlay.SegmentedLink = (*link2)(nil)
 type link2 struct {
 	// constant
 	overlay *Overlay2
-	params  overlay.Params
-	local   netip.Addr // source of datagrams; zero: as routed
 	own     hello
-	log     *slog.Logger
 
 	// atomic; what sending and receiving need
 	route    atomic.Pointer[route2]   // nil: send nothing
@@ -28,21 +23,11 @@ type link2 struct {
 	openings atomic.Pointer[openings] // nil before the hellos
 	bundles  atomic.Uint32            // super-frames so far
 
-	traffic
-
-	inside  gate          // calls of Send and of the overlay's readers
-	stop    chan struct{} // closed by Close
-	wakeup  chan struct{} // the machine has changed
-	running sync.WaitGroup
-
-	mu      sync.Mutex // guards what follows; nothing is called out with it held
+	life
+	// guarded by mu
 	machine machine2
 	keys    keys
 	theirs  hello
-	closed  bool
-
-	answerMu sync.Mutex
-	limit    limiter // guarded by answerMu
 }
 
 // route2 is where datagrams go and how large they may be. It is immutable.
@@ -51,19 +36,12 @@ type route2 struct {
 	link   uint32 // the remote's id
 	size   int    // of a datagram, at most; 0 while unknown
 	mtu    int    // of an inner IP packet
+	ecn    bool   // the remote heeds marks
 }
 
 func newLink2(o *Overlay2, p overlay.Params) *link2 {
-	l := &link2{
-		overlay: o, params: p, log: o.base.log.With("peer", p.Remote.String(), "overlay", Name2),
-		inside: newGate(), stop: make(chan struct{}), wakeup: make(chan struct{}, 1),
-		limit: limiter{interval: tooBigInterval, burst: tooBigBurst},
-		keys:  keys{session: p.Key, uid: p.ConnUID},
-	}
-	if o.base.conn.LocalAddr().Addr().IsUnspecified() {
-		l.local = p.Local.Addr().Unmap()
-	}
-	l.params.RemoteAddr = netip.AddrPortFrom(p.RemoteAddr.Addr().Unmap(), p.RemoteAddr.Port())
+	l := &link2{overlay: o, keys: keys{session: p.Key, uid: p.ConnUID}}
+	l.life.init(o.base, p, Name2)
 	seal := check2Len
 	if p.Key != nil {
 		seal = 16
@@ -72,7 +50,10 @@ func newLink2(o *Overlay2, p overlay.Params) *link2 {
 	l.own.link = randomID()
 	_, _ = rand.Read(l.own.check[:]) // never fails
 	if hasFastAES() {
-		l.own.ciphers |= fastAES
+		l.own.abilities |= fastAES
+	}
+	if c, ok := l.conn.(ClassConn); ok && c.ReadsClass() {
+		l.own.abilities |= heedsECN
 	}
 	return l
 }
@@ -86,7 +67,7 @@ func (l *link2) Confirm() {
 	}
 	l.machine.confirm(time.Now())
 	l.publish()
-	l.running.Go(l.run)
+	l.running.Go(func() { live(&l.life, l.turn, l.do) })
 }
 
 // TakesSegments implements [overlay.SegmentedLink].
@@ -104,7 +85,7 @@ func (l *link2) Control(tag byte, payload []byte) {
 		return
 	}
 	l.theirs = theirs
-	l.keys.aes = l.own.ciphers&theirs.ciphers&fastAES != 0
+	l.keys.aes = l.own.abilities&theirs.abilities&fastAES != 0
 	if err := l.begin(); err != nil { // of a cipher that has no way to fail
 		l.log.Error("sleeve: no keys", "err", err)
 	} else {
@@ -113,59 +94,6 @@ func (l *link2) Control(tag byte, payload []byte) {
 	l.publish()
 	l.mu.Unlock()
 	l.wake()
-}
-
-// begin makes the keys of the first epochs. The caller holds mu.
-func (l *link2) begin() error {
-	var open openings
-	for i := range open[1:] {
-		o, err := l.opening(uint64(i))
-		if err != nil {
-			return err
-		}
-		open[1+i] = o
-	}
-	aead, err := l.keys.make(0, l.params.Outbound, l.theirs.check)
-	if err != nil {
-		return err
-	}
-	l.openings.Store(&open)
-	l.sealing.Store(&sealing{aead: aead})
-	return nil
-}
-
-func (l *link2) opening(epoch uint64) (*opening, error) {
-	aead, err := l.keys.make(epoch, !l.params.Outbound, l.own.check)
-	return &opening{epoch: epoch, aead: aead}, err
-}
-
-// advance makes an epoch the newest that was seen, after a datagram of it was opened.
-func (l *link2) advance(to *opening) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old := l.openings.Load()
-	if old[2] != to {
-		return
-	}
-	next, err := l.opening(to.epoch + 1)
-	if err != nil {
-		l.log.Error("sleeve: no keys", "err", err)
-		return
-	}
-	l.openings.Store(&openings{old[1], to, next})
-}
-
-// rekey begins the next epoch of what we send.
-func (l *link2) rekey() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	epoch := l.sealing.Load().epoch + 1
-	aead, err := l.keys.make(epoch, l.params.Outbound, l.theirs.check)
-	if err != nil {
-		l.log.Error("sleeve: no keys", "err", err)
-		return
-	}
-	l.sealing.Store(&sealing{epoch: epoch, aead: aead})
 }
 
 // step gives the machine an input.
@@ -183,57 +111,21 @@ func (l *link2) publish() {
 	if !m.ready() {
 		return
 	}
-	r := route2{remote: m.remote, link: l.theirs.link, size: m.path.size, mtu: m.mtu()}
+	r := route2{remote: m.remote, link: l.theirs.link, size: m.path.size, mtu: m.mtu(), ecn: l.theirs.abilities&heedsECN != 0}
 	if old := l.route.Load(); old == nil || *old != r {
 		l.route.Store(&r)
 	}
 }
 
-func (l *link2) wake() {
-	select {
-	case l.wakeup <- struct{}{}:
-	default:
+// turn lets the machine do what is due. The caller holds mu.
+func (l *link2) turn(now time.Time, buf []action2) (actions []action2, due time.Time) {
+	if s := l.sealing.Load(); s != nil {
+		l.machine.sent(now, s.next.Load())
 	}
-}
-
-// run does what the machine asks for, until the link is closed or has failed.
-func (l *link2) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var actions []action2
-	for {
-		l.mu.Lock()
-		now := time.Now()
-		if s := l.sealing.Load(); s != nil {
-			l.machine.sent(now, s.next.Load())
-		}
-		l.machine.tick(now)
-		actions = l.machine.take(actions)
-		l.publish()
-		next := l.machine.next()
-		l.mu.Unlock()
-		for _, a := range actions {
-			select {
-			case <-l.stop:
-				return
-			default:
-				l.do(a)
-			}
-		}
-		if len(actions) > 0 {
-			continue // they may have led to more
-		}
-		if next.IsZero() {
-			return
-		}
-		timer.Reset(time.Until(next))
-		select {
-		case <-l.stop:
-			return
-		case <-l.wakeup:
-		case <-timer.C:
-		}
-	}
+	l.machine.tick(now)
+	actions = l.machine.take(buf)
+	l.publish()
+	return actions, l.machine.next()
 }
 
 // do carries out an action of the machine.
@@ -280,19 +172,12 @@ func (l *link2) learnMTU() {
 	if r == nil {
 		return
 	}
-	pmtu, err := l.overlay.base.conn.PathMTU(r.remote.Addr())
+	pmtu, err := l.conn.PathMTU(r.remote.Addr())
 	if err != nil {
 		l.log.Debug("sleeve: path MTU unknown", "err", err)
 		pmtu = usualMTU // which is tested
 	}
 	l.step(func(m *machine2, now time.Time) { m.pathMTU(now, pmtu) })
-}
-
-// mayAnswer limits how often senders are told that their frames are too big.
-func (l *link2) mayAnswer(now time.Time) bool {
-	l.answerMu.Lock()
-	defer l.answerMu.Unlock()
-	return l.limit.allow(now)
 }
 
 // Send implements [overlay.Link].
@@ -311,9 +196,7 @@ func (l *link2) Send(frames []overlay.Frame) {
 	for i := range frames {
 		s.frame(&frames[i])
 	}
-	answers := s.answers
-	s.answers = nil
-	s.end()
+	answers := s.end()
 	l.overlay.senders.Put(s)
 	if len(answers) > 0 {
 		l.params.Receive(answers)
@@ -342,15 +225,4 @@ func (l *link2) Status() overlay.LinkStatus {
 }
 
 // Close implements [overlay.Link].
-func (l *link2) Close() {
-	l.mu.Lock()
-	first := !l.closed
-	l.closed = true
-	l.mu.Unlock()
-	if first {
-		l.overlay.unregister(l)
-		close(l.stop)
-	}
-	l.inside.close()
-	l.running.Wait()
-}
+func (l *link2) Close() { l.end(func() { l.overlay.unregister(l) }) }

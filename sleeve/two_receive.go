@@ -16,11 +16,11 @@ import (
 type reader2 struct {
 	overlay *Overlay2
 
-	link   *link2          // whose frames are waiting; inside its gate
-	frames []overlay.Frame // they point into arena
-	arena  []byte
-	bytes  uint64
-	nonce  [nonce2Len]byte
+	link  *link2   // whose frames are waiting; inside its gate
+	in    incoming // frames point into arena
+	arena []byte
+	nonce [nonce2Len]byte
+	class uint8 // of the outer header of the datagram at hand
 
 	super joined
 }
@@ -31,6 +31,7 @@ type joined struct {
 	start  int  // of its frame
 	first  int  // index of its first part
 	newest part // which was full
+	class  uint8
 }
 
 func newReader2(o *Overlay2) *reader2 {
@@ -67,7 +68,7 @@ func (r *reader2) choose(id uint32) bool {
 		return true
 	}
 	r.flush()
-	l := (*r.overlay.links.Load())[id]
+	l := r.overlay.links.get(id)
 	if l == nil || !l.inside.enter() {
 		return false
 	}
@@ -111,9 +112,9 @@ func (r *reader2) take(body []byte) {
 	r.finish()
 	walk := frames2{rest: body[:len(body)-1], src: r.link.params.Remote, dst: r.link.params.Self}
 	for f, ok := walk.next(); ok; f, ok = walk.next() {
-		if len(r.frames) == readFrames {
+		if len(r.in.frames) == readFrames {
 			// What was handed over is gone, what is in body stays.
-			r.give()
+			r.in.give(&r.link.life)
 		}
 		r.frame(f)
 	}
@@ -123,15 +124,14 @@ func (r *reader2) take(body []byte) {
 	r.arena = r.arena[:len(r.arena)+len(body)]
 }
 
+// frame takes a frame that came in one piece.
 func (r *reader2) frame(f overlay.Frame) {
 	switch {
-	case len(f.Data) < overlay.HeaderLen:
-		r.link.drops.add(dropShort, 1)
-	case !f.Src.IsValid() || !f.Dst.IsValid():
-		r.link.drops.add(dropNobody, 1)
+	case !r.in.valid(&r.link.life, &f):
+	case !decapsulate(f.Data, r.class):
+		r.link.drops.add(dropCongested, 1)
 	default:
-		r.frames = append(r.frames, f)
-		r.bytes += uint64(len(f.Data))
+		r.in.add(&r.link.life, f)
 	}
 }
 
@@ -143,7 +143,7 @@ func (r *reader2) part(body []byte) {
 		return
 	}
 	payload := len(rest) - p.header
-	if s := &r.super; s.active && p.continues(&s.newest) && len(r.arena)-s.start+payload <= maxIP {
+	if s := &r.super; s.active && p.continues(&s.newest) && r.class == s.class && len(r.arena)-s.start+payload <= maxIP {
 		r.arena = r.arena[:len(r.arena)+payload]
 		s.newest = p
 	} else {
@@ -161,7 +161,7 @@ func (r *reader2) begin(p part, rest []byte) {
 	n := copy(header[:], rest[len(rest)-p.header:])
 	copy(rest[n:], rest[:len(rest)-n])
 	copy(rest, header[:n])
-	r.super = joined{active: true, start: len(r.arena), first: p.index, newest: p}
+	r.super = joined{active: true, start: len(r.arena), first: p.index, newest: p, class: r.class}
 	r.arena = r.arena[:len(r.arena)+len(rest)]
 }
 
@@ -174,12 +174,19 @@ func (r *reader2) finish() {
 	s.active = false
 	p := &s.newest
 	data := r.arena[s.start:len(r.arena):len(r.arena)]
+	if !decapsulate(data, s.class) {
+		r.link.drops.add(dropCongested, 1)
+		return
+	}
 	segments, err := overlay.Restore(data, p.segments, overlay.Part{First: s.first, Last: p.last})
 	if err != nil {
 		r.link.drops.add(dropMalformed, 1)
 		return
 	}
-	r.frame(overlay.Frame{Data: data, Src: p.src, Dst: p.dst, Hops: p.hops, Segments: segments})
+	f := overlay.Frame{Data: data, Src: p.src, Dst: p.dst, Hops: p.hops, Segments: segments}
+	if r.in.valid(&r.link.life, &f) {
+		r.in.add(&r.link.life, f)
+	}
 }
 
 func (r *reader2) ping(from netip.AddrPort, body []byte, size int) {
@@ -200,21 +207,10 @@ func (r *reader2) pong(body []byte) {
 	r.link.step(func(m *machine2, now time.Time) { m.ponged(now, seq, size) })
 }
 
-// give gives the waiting frames to who forwards them.
-func (r *reader2) give() {
-	if len(r.frames) > 0 {
-		r.link.receivedFrames.Add(uint64(len(r.frames)))
-		r.link.receivedBytes.Add(r.bytes)
-		r.link.params.Receive(r.frames)
-	}
-	clear(r.frames)
-	r.frames, r.bytes = r.frames[:0], 0
-}
-
 // handOver gives all there is, and empties the arena.
 func (r *reader2) handOver() {
 	r.finish()
-	r.give()
+	r.in.give(&r.link.life)
 	r.arena = r.arena[:0]
 }
 

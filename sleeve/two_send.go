@@ -2,7 +2,6 @@ package sleeve
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
 )
@@ -25,15 +24,15 @@ type sender2 struct {
 	named bool // the frame at hand needs its peers named
 	mtu   int  // for that frame
 
-	piece     []byte          // a segment
-	fragments []byte          // an IP fragment, which may be one of a segment
-	answers   []overlay.Frame // for the senders of what was too big
-	frames    uint64
-	bytes     uint64
+	piece     []byte // a segment
+	out       outgoing
+	packPiece func(*overlay.Frame)
 }
 
 func newSender2() *sender2 {
-	return &sender2{arena: make([]byte, 0, packArena), messages: make([]Message, 0, packMessages)}
+	s := &sender2{arena: make([]byte, 0, packArena), messages: make([]Message, 0, packMessages)}
+	s.packPiece = s.pack
+	return s
 }
 
 // begin readies the sender for a link; false if nothing can be sent yet.
@@ -48,18 +47,16 @@ func (s *sender2) begin(l *link2) bool {
 		s.route.mtu = path2Floor - s.overhead() - trailer2Len - overlay.HeaderLen
 	}
 	s.to = Message{Remote: route.remote, Local: l.local, DontFragment: true}
-	s.frames, s.bytes, s.filling = 0, 0, false
+	s.filling = false
+	s.out.begin(&l.life)
 	return true
 }
 
-// end writes what is left and lets go of the link.
-func (s *sender2) end() {
+// end writes what is left and lets go of the link. It returns frames for senders of what was too big.
+func (s *sender2) end() (answers []overlay.Frame) {
 	s.flush()
-	s.link.sentFrames.Add(s.frames)
-	s.link.sentBytes.Add(s.bytes)
 	s.link, s.sealing = nil, nil
-	clear(s.answers)
-	s.answers = s.answers[:0]
+	return s.out.end()
 }
 
 // overhead is what a datagram has besides its content.
@@ -87,9 +84,9 @@ func (s *sender2) frame(f *overlay.Frame) {
 	case pathD, pathN:
 		s.pack(f)
 	case pathFragment:
-		s.fragment(f)
+		s.out.inFragments(f, s.mtu, s.packPiece)
 	case pathAnswer:
-		s.answer(f)
+		s.out.answer(f, s.mtu)
 	case pathTooBig:
 		s.link.drops.add(dropTooBig, 1)
 	}
@@ -106,15 +103,25 @@ func (s *sender2) pack(f *overlay.Frame) {
 		s.link.drops.add(dropTooBig, 1)
 		return
 	}
-	if s.filling && len(s.arena)-s.first-header2Len+need > room {
+	class, isIP := s.class(f.Data)
+	if s.filling && (len(s.arena)-s.first-header2Len+need > room || isIP && class != s.to.Class) {
 		s.finish()
 	}
 	if !s.filling {
+		s.to.Class = class
 		s.start()
 	}
 	s.arena = appendFrame2(s.arena, f, s.named)
-	s.frames++
-	s.bytes += uint64(len(f.Data))
+	s.out.sent(f)
+}
+
+// class returns what the outer header has of the traffic class of a frame's packet. RFC 6040, section 4.1.
+func (s *sender2) class(frame []byte) (class uint8, ok bool) {
+	class, ok = trafficClass(frame)
+	if !s.route.ecn {
+		class &^= ecnMask
+	}
+	return class, ok
 }
 
 // super sends a super-frame in parts, each a datagram; all but the last have one size, so that the socket can take them as
@@ -132,6 +139,7 @@ func (s *sender2) super(f *overlay.Frame) {
 		return
 	}
 	s.finish()
+	s.to.Class, _ = s.class(f.Data)
 	p := part{src: f.Src, dst: f.Dst, named: s.named, id: uint16(s.link.bundles.Add(1)), header: header, segments: f.Segments, hops: f.Hops}
 	for rest := f.Data[header:]; len(rest) > 0; p.index++ {
 		n := min(size, len(rest))
@@ -143,8 +151,7 @@ func (s *sender2) super(f *overlay.Frame) {
 		s.seal()
 		rest = rest[n:]
 	}
-	s.frames++
-	s.bytes += uint64(len(f.Data))
+	s.out.sent(f)
 }
 
 // cut sends the segments of a super-frame one by one.
@@ -158,33 +165,6 @@ func (s *sender2) cut(f *overlay.Frame, g *overlay.Segmenter) {
 		g.Next(one.Data)
 		s.frame(&one)
 	}
-}
-
-func (s *sender2) fragment(f *overlay.Frame) {
-	pieces, ok := newFragments(f.Data, s.mtu)
-	if !ok {
-		s.link.drops.add(dropMalformed, 1)
-		return
-	}
-	piece := *f
-	for more := true; more; {
-		if s.fragments, more = pieces.appendNext(s.fragments[:0]); more {
-			piece.Data = s.fragments
-			s.pack(&piece)
-		}
-	}
-}
-
-// answer drops a frame and prepares the answer for its sender, unless there were many of late.
-func (s *sender2) answer(f *overlay.Frame) {
-	reason := dropTooBig
-	if s.link.mayAnswer(time.Now()) {
-		if data, ok := appendTooBig(nil, f.Data, s.mtu); ok {
-			s.answers = append(s.answers, overlay.Frame{Data: data, Src: f.Dst, Dst: f.Src})
-			reason = dropAnswered
-		}
-	}
-	s.link.drops.add(reason, 1)
 }
 
 // start begins a datagram. There always is room for one in the arena.
@@ -223,7 +203,7 @@ func (s *sender2) seal() {
 func (s *sender2) flush() {
 	s.finish()
 	if len(s.messages) > 0 {
-		writeAll(s.link.overlay.base.conn, s.messages, &s.link.drops, s.link.askMTU)
+		s.link.write(s.messages, s.link.askMTU)
 	}
 	clear(s.messages)
 	s.messages, s.arena = s.messages[:0], s.arena[:0]

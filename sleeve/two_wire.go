@@ -39,22 +39,23 @@ const (
 	hopsMask  = 0x3f
 	maxHops   = 63
 	tag2Hello = 1
-	fastAES   = 1 // ciphers in a hello: AES-GCM is fast here
+	fastAES   = 1 // abilities in a hello: AES-GCM is fast here
+	heedsECN  = 2 // congestion marks of outer headers are not lost here
 	check2Len = 8
 )
 
 // hello is what the two ends tell each other over the mesh connection.
 type hello struct {
-	link    uint32          // the id that datagrams to the sender of the hello carry
-	check   [check2Len]byte // what they end with if the link has no key
-	ciphers byte
+	link      uint32          // the id that datagrams to the sender of the hello carry
+	check     [check2Len]byte // what they end with if the link has no key
+	abilities byte
 }
 
 func (h hello) append(b []byte) []byte {
 	b = append(b, hello2Version)
 	b = binary.BigEndian.AppendUint32(b, h.link)
 	b = append(b, h.check[:]...)
-	return append(b, h.ciphers)
+	return append(b, h.abilities)
 }
 
 // parseHello takes a hello of this version. What a later minor change appends is ignored.
@@ -64,7 +65,7 @@ func parseHello(b []byte) (h hello, ok bool) {
 	}
 	h.link = binary.BigEndian.Uint32(b[1:])
 	copy(h.check[:], b[5:])
-	h.ciphers = b[13]
+	h.abilities = b[13]
 	return h, true
 }
 

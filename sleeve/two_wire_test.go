@@ -40,8 +40,8 @@ func newEnds2(t testing.TB, key *[32]byte, ciphers byte) *ends2 {
 	now := time.Now()
 	for i, l := range []*link2{e.a, e.b} {
 		l.overlay.unregister(l)
-		l.own = hello{link: 0x01020304 + uint32(i), check: [check2Len]byte{9, 8, 7, byte(i)}, ciphers: ciphers}
-		l.overlay.change(func(links map[uint32]*link2) { links[l.own.link] = l })
+		l.own = hello{link: 0x01020304 + uint32(i), check: [check2Len]byte{9, 8, 7, byte(i)}, abilities: ciphers}
+		l.overlay.links.change(func(links map[uint32]*link2) { links[l.own.link] = l })
 		l.machine.confirm(now)
 		l.machine.remote = remoteA
 	}
@@ -322,10 +322,10 @@ func TestAllocatesNothing2(t *testing.T) {
 			read() // pools, windows
 			require.Less(t, testing.AllocsPerRun(runs, read), 0.1, "receiving %s", name)
 			require.NotZero(t, n)
-			e.a.overlay.base.conn = new(sink)
+			e.a.conn = new(sink)
 			e.a.Send(frames)
 			require.Less(t, testing.AllocsPerRun(runs, func() { e.a.Send(frames) }), 0.1, "sending %s", name)
-			e.a.overlay.base.conn = e.conn
+			e.a.life.conn = e.conn
 		}
 	}
 }

@@ -24,6 +24,7 @@ type device struct {
 	raw      syscall.RawConn
 	inet     *os.File
 	closed   atomic.Bool
+	cut      atomic.Bool // the kernel did not take a super-frame
 	counters counters
 }
 

@@ -4,9 +4,12 @@
 //
 // Both take what the kernel has not finished: frames with checksums that are yet to be computed, and bundles of many TCP or
 // UDP segments in one, which the kernel hands over with a virtio network header. One system call then brings up to 64 KiB,
-// and the port computes the checksums and cuts the segments (offload.go); what it returns is complete frames. Frames are
-// written without that help, one by one. A TAP device also gives super-frames as they are, and takes them: that is the way
-// between containers of two hosts that keeps segmentation offload (ReadFrames, WriteFrames).
+// and the port computes the checksums and cuts the segments (offload.go); what Read returns is complete frames. ReadFrames
+// and WriteFrames give super-frames as they are, and take them: that is the way between containers of two hosts that keeps
+// segmentation offload.
+//
+// A TAP device may have several queues ([TAPConfig]), each to be read by a goroutine of its own. The kernel spreads flows over
+// them; the frames of one flow come from one queue, in their order.
 //
 // Linux only; elsewhere opening returns an error that wraps [errors.ErrUnsupported]. It needs CAP_NET_ADMIN for TAP devices
 // and CAP_NET_RAW for packet sockets, in the user namespace that owns the network namespace.
@@ -20,6 +23,8 @@ type TAPConfig struct {
 	Name string
 	// MTU is the MTU to set, in bytes. Zero leaves it as it is: 1500 for a new device.
 	MTU int
+	// Queues is the number of queues, at most 16. Zero means one. With more, all have to be read: [TAP.ReadQueue].
+	Queues int
 }
 
 // PacketConfig configures a packet socket.
@@ -38,9 +43,11 @@ type Status struct {
 	Overflows uint64 `json:"overflows"`
 	// Refused frames were written, but the kernel did not take them: the device is down, full, or its MTU too small.
 	Refused uint64 `json:"refused"`
-	// Segmentation says for which protocols the device hands over super-frames, and why not for others. TAP devices only.
-	Segmentation string `json:"segmentation,omitempty"`
+	// Offloads has, for each offload of the system, "in use" or why not, and the number of queues.
+	Offloads map[string]string `json:"offloads,omitempty"`
 }
+
+const inUse = "in use"
 
 // counters is the live form of Status.
 type counters struct {

@@ -18,18 +18,19 @@ const (
 	downInterval = 200 * time.Millisecond // of looking whether an interface that is down is still there
 )
 
-var _ overlay.Port = (*Packet)(nil)
+var _ overlay.SegmentedPort = (*Packet)(nil)
 
 // Packet is a packet socket on an interface: it reads what arrives there, for whomever it is, and writes what leaves there.
-// What it writes itself it does not read. It implements [overlay.Port], with any number of goroutines writing.
+// What it writes itself it does not read. It implements [overlay.SegmentedPort], with any number of goroutines writing.
 //
 // The interface stays as it is, except for being promiscuous while the port is open. Frames arrive in addition to what the
 // system does with them: the interface should have no addresses.
 type Packet struct {
 	device
 	index   int
-	down    bool // the reader's
-	reader  packetReader
+	down    bool          // the reader's
+	reader  *packetReader // made when it is needed: a reader uses one of the two
+	direct  *packetDirect
 	writers sync.Pool // of *packetWriter
 }
 
@@ -41,7 +42,6 @@ func OpenPacket(c PacketConfig) (*Packet, error) {
 	if err := p.open(); err != nil {
 		return nil, fmt.Errorf("port: packet socket on %s: %w", c.Interface, err)
 	}
-	p.reader.init(&p.counters)
 	p.writers.New = func() any { return newPacketWriter() }
 	return p, nil
 }
@@ -109,13 +109,34 @@ func (p *Packet) Status() Status {
 			p.counters.overflows.Add(uint64(st.Drops)) // reading sets it back to zero
 		}
 	})
-	return p.counters.status()
+	st := p.counters.status()
+	st.Offloads = map[string]string{"TCP segmentation": inUse, "UDP segmentation": inUse}
+	if p.cut.Load() {
+		st.Offloads["UDP segmentation"] = "reading only: the kernel does not take all kinds of super-frames"
+	}
+	return st
 }
 
 // Read implements [overlay.Port].
 func (p *Packet) Read(bufs [][]byte, sizes []int) (int, error) {
+	if p.reader == nil {
+		p.reader = newPacketReader(&p.counters)
+	}
+	return p.readWith(func() (int, error) { return p.reader.read(p.raw, bufs, sizes) })
+}
+
+// ReadFrames implements [overlay.SegmentedPort]. It is not to be mixed with Read.
+func (p *Packet) ReadFrames(frames []overlay.Frame) (int, error) {
+	if p.direct == nil {
+		p.direct = newPacketDirect(&p.counters)
+	}
+	return p.readWith(func() (int, error) { return p.direct.read(p.raw, frames) })
+}
+
+// readWith reads until there is something, through times when the interface is down.
+func (p *Packet) readWith(read func() (int, error)) (int, error) {
 	for !p.closed.Load() {
-		n, err := p.reader.read(p.raw, bufs, sizes)
+		n, err := read()
 		switch {
 		case err == nil:
 			if p.down {
@@ -142,9 +163,30 @@ func (p *Packet) gone() bool {
 // Write implements [overlay.Port].
 func (p *Packet) Write(frames [][]byte) error {
 	w := p.writers.Get().(*packetWriter)
+	for _, data := range frames {
+		w.own = append(w.own, overlay.Frame{Data: data})
+	}
+	err := p.writeWith(w, w.own)
+	clear(w.own)
+	w.own = w.own[:0]
+	p.writers.Put(w)
+	return err
+}
+
+// WriteFrames implements [overlay.SegmentedPort].
+func (p *Packet) WriteFrames(frames []overlay.Frame) error {
+	w := p.writers.Get().(*packetWriter)
+	err := p.writeWith(w, frames)
+	p.writers.Put(w)
+	return err
+}
+
+func (p *Packet) writeWith(w *packetWriter, frames []overlay.Frame) error {
 	err := w.write(p.raw, frames)
 	p.counters.refused.Add(w.refused)
-	p.writers.Put(w)
+	if w.cut.used {
+		p.cut.Store(true)
+	}
 	if err != nil {
 		return p.fail("write", err)
 	}

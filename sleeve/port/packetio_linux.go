@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overweave/overweave/mesh/overlay"
 )
 
 const (
@@ -40,13 +42,69 @@ func mmsg(trap, fd uintptr, headers []mmsghdr) (n int, errno syscall.Errno, done
 	}
 }
 
-// packetReader reads packets in batches and hands out their frames.
-type packetReader struct {
+// packetSource receives packets in batches, each into a buffer, and what the kernel says of them.
+type packetSource struct {
 	headers [packetBatch]mmsghdr
-	iovecs  [packetBatch]unix.Iovec
-	packets [packetBatch][]byte
+	iovecs  [packetBatch][2]unix.Iovec
+	vnet    [packetBatch][vnetLen]byte
 	names   [packetBatch]unix.RawSockaddrLinklayer
 	aux     [packetBatch][auxWords]uint64
+}
+
+// into makes packet i land in a buffer.
+func (s *packetSource) into(i int, buf []byte) {
+	s.iovecs[i][1].Base = unsafe.SliceData(buf)
+	s.iovecs[i][1].SetLen(len(buf))
+}
+
+// receive reads at most n packets. done is false if there are none now. The error of an interface that went down comes once.
+func (s *packetSource) receive(fd uintptr, n int) (got int, err error, done bool) {
+	for i := range s.headers[:n] {
+		h := &s.headers[i].hdr
+		s.iovecs[i][0].Base = &s.vnet[i][0]
+		s.iovecs[i][0].SetLen(vnetLen)
+		*h = unix.Msghdr{Iov: &s.iovecs[i][0], Name: (*byte)(unsafe.Pointer(&s.names[i])), Namelen: unix.SizeofSockaddrLinklayer}
+		h.SetIovlen(len(s.iovecs[i]))
+		h.Control = (*byte)(unsafe.Pointer(&s.aux[i]))
+		h.SetControllen(auxSpace)
+	}
+	got, errno, done := mmsg(unix.SYS_RECVMMSG, fd, s.headers[:n])
+	if errno != 0 {
+		err = os.NewSyscallError("recvmmsg", errno)
+	}
+	return got, err, done
+}
+
+// size returns the length of the frame of packet i, negative if it has none. cut tells that its buffer was too small.
+func (s *packetSource) size(i int) (n int, cut bool) {
+	h := &s.headers[i]
+	return int(h.len) - vnetLen, h.hdr.Flags&unix.MSG_TRUNC != 0
+}
+
+// ours reports whether packet i is one that left this host.
+func (s *packetSource) ours(i int) bool { return s.names[i].Pkttype == unix.PACKET_OUTGOING }
+
+// tag returns the VLAN tag that the kernel took out of packet i.
+func (s *packetSource) tag(i int) (tag [vlanTag]byte, ok bool) {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&s.aux[i]))
+	if int(s.headers[i].hdr.Controllen) < unix.CmsgLen(auxLen) || h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA {
+		return tag, false
+	}
+	data := unsafe.Slice((*byte)(unsafe.Pointer(&s.aux[i])), auxSpace)[unix.CmsgLen(0):]
+	status := binary.NativeEndian.Uint32(data)
+	tpid := uint16(unix.ETH_P_8021Q)
+	if status&auxTPID != 0 {
+		tpid = binary.NativeEndian.Uint16(data[18:])
+	}
+	binary.BigEndian.PutUint16(tag[:], tpid)
+	binary.BigEndian.PutUint16(tag[2:], binary.NativeEndian.Uint16(data[16:]))
+	return tag, status&auxVLAN != 0
+}
+
+// packetReader reads packets in batches and hands out their frames.
+type packetReader struct {
+	source  packetSource
+	packets [packetBatch][]byte
 	got     int // packets read
 	next    int // of them, the next to hand out
 
@@ -58,13 +116,14 @@ type packetReader struct {
 	poll   func(fd uintptr) bool
 }
 
-func (r *packetReader) init(c *counters) {
-	r.unpack, r.poll = newUnpacker(c), r.fill
+func newPacketReader(c *counters) *packetReader {
+	r := &packetReader{unpack: newUnpacker(c)}
+	r.poll = r.fill
 	for i := range r.packets {
 		r.packets[i] = make([]byte, maxPacket)
-		r.iovecs[i].Base = &r.packets[i][0]
-		r.iovecs[i].SetLen(maxPacket)
+		r.source.into(i, r.packets[i])
 	}
+	return r
 }
 
 func (r *packetReader) read(raw syscall.RawConn, bufs [][]byte, sizes []int) (int, error) {
@@ -94,108 +153,119 @@ func (r *packetReader) fill(fd uintptr) bool {
 		if r.next < r.got || !r.unpack.empty() {
 			continue
 		}
-		if !r.receive(fd) {
+		var done bool
+		if r.got, r.err, done = r.source.receive(fd, packetBatch); !done {
+			r.next = 0
 			return r.n > 0
 		}
+		r.next = 0
 		if r.err != nil {
 			return true
 		}
 	}
 }
 
-// receive reads packets. The error of an interface that went down comes once.
-func (r *packetReader) receive(fd uintptr) bool {
-	for i := range r.headers {
-		h := &r.headers[i].hdr
-		*h = unix.Msghdr{Iov: &r.iovecs[i], Name: (*byte)(unsafe.Pointer(&r.names[i])), Namelen: unix.SizeofSockaddrLinklayer}
-		h.SetIovlen(1)
-		h.Control = (*byte)(unsafe.Pointer(&r.aux[i]))
-		h.SetControllen(auxSpace)
-	}
-	n, errno, done := mmsg(unix.SYS_RECVMMSG, fd, r.headers[:])
-	r.got, r.next = n, 0
-	if errno != 0 {
-		r.err = os.NewSyscallError("recvmmsg", errno)
-	}
-	return done
-}
-
 // startPacket begins to hand out one packet.
 func (r *packetReader) startPacket(i int) {
-	if r.names[i].Pkttype == unix.PACKET_OUTGOING {
+	if r.source.ours(i) {
 		return
 	}
-	r.unpack.start(r.packets[i][:min(int(r.headers[i].len), maxPacket)])
-	if tag, ok := r.tag(i); ok {
+	n, _ := r.source.size(i)
+	if n < 0 {
+		r.unpack.counters.malformed.Add(1)
+		return
+	}
+	r.unpack.startFrame(r.source.vnet[i][:], r.packets[i][:min(n, maxPacket)])
+	if tag, ok := r.source.tag(i); ok {
 		r.unpack.setTag(tag)
 	}
 }
 
-// tag returns the VLAN tag that the kernel took out of a packet.
-func (r *packetReader) tag(i int) (tag [vlanTag]byte, ok bool) {
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&r.aux[i]))
-	if int(r.headers[i].hdr.Controllen) < unix.CmsgLen(auxLen) || h.Level != unix.SOL_PACKET || h.Type != unix.PACKET_AUXDATA {
-		return tag, false
+// packetDirect reads frames, super-frames among them, right into the buffers of the caller.
+type packetDirect struct {
+	source   packetSource
+	counters *counters
+	frames   []overlay.Frame
+	n        int
+	err      error
+	poll     func(fd uintptr) bool
+}
+
+func newPacketDirect(c *counters) *packetDirect {
+	r := &packetDirect{counters: c}
+	r.poll = r.fill
+	return r
+}
+
+func (r *packetDirect) read(raw syscall.RawConn, frames []overlay.Frame) (int, error) {
+	r.frames, r.n, r.err = frames, 0, nil
+	err := raw.Read(r.poll)
+	r.frames = nil
+	for i := range r.source.iovecs {
+		r.source.iovecs[i][1].Base = nil
 	}
-	data := unsafe.Slice((*byte)(unsafe.Pointer(&r.aux[i])), auxSpace)[unix.CmsgLen(0):]
-	status := binary.NativeEndian.Uint32(data)
-	tpid := uint16(unix.ETH_P_8021Q)
-	if status&auxTPID != 0 {
-		tpid = binary.NativeEndian.Uint16(data[18:])
-	}
-	binary.BigEndian.PutUint16(tag[:], tpid)
-	binary.BigEndian.PutUint16(tag[2:], binary.NativeEndian.Uint16(data[16:]))
-	return tag, status&auxVLAN != 0
-}
-
-// packetWriter writes frames in batches, each behind a header that says that nothing is left to do.
-type packetWriter struct {
-	none    [vnetLen]byte
-	headers [packetBatch]mmsghdr
-	iovecs  [packetBatch][2]unix.Iovec
-	frames  [][]byte
-	refused uint64
-	err     error
-	put     func(fd uintptr)
-}
-
-func newPacketWriter() *packetWriter {
-	w := new(packetWriter)
-	w.put = w.writeAll
-	return w
-}
-
-func (w *packetWriter) write(raw syscall.RawConn, frames [][]byte) error {
-	w.frames, w.refused, w.err = frames, 0, nil
-	err := raw.Control(w.put)
-	w.frames = nil
-	clear(w.iovecs[:])
 	if err == nil {
-		err = w.err
+		err = r.err
 	}
-	return err
+	if r.n > 0 {
+		return r.n, nil
+	}
+	return 0, err
 }
 
-func (w *packetWriter) writeAll(fd uintptr) {
-	for len(w.frames) > 0 {
-		batch := w.frames[:min(len(w.frames), packetBatch)]
-		for i, frame := range batch {
-			iov := &w.iovecs[i]
-			iov[0].Base, iov[1].Base = &w.none[0], unsafe.SliceData(frame)
-			iov[0].SetLen(vnetLen)
-			iov[1].SetLen(len(frame))
-			w.headers[i].hdr = unix.Msghdr{Iov: &iov[0]}
-			w.headers[i].hdr.SetIovlen(len(iov))
+// fill reads until there is a frame; false means that there is nothing more.
+func (r *packetDirect) fill(fd uintptr) bool {
+	for r.n == 0 {
+		batch := min(len(r.frames), packetBatch)
+		for i := range batch {
+			r.source.into(i, r.frames[i].Data)
 		}
-		n, errno, done := mmsg(unix.SYS_SENDMMSG, fd, w.headers[:len(batch)])
-		switch {
-		case errno == unix.ENXIO || errno == unix.ENODEV: // the interface is gone
-			w.err = os.NewSyscallError("sendmmsg", errno)
-			return
-		case errno != 0 || !done: // the first is not wanted
-			n = 1
-			w.refused++
+		got, err, done := r.source.receive(fd, batch)
+		if !done {
+			return false
 		}
-		w.frames = w.frames[n:]
+		for i := range got {
+			r.take(i)
+		}
+		if r.err = err; err != nil {
+			return true
+		}
 	}
+	return true
+}
+
+// take makes packet i the next frame, unless it is not to be handed over. Their buffers trade places.
+func (r *packetDirect) take(i int) {
+	if r.source.ours(i) {
+		return
+	}
+	data := r.frames[i].Data
+	n, cut := r.source.size(i)
+	tag, tagged := r.source.tag(i)
+	if tagged {
+		cut = cut || n+vlanTag > len(data)
+	}
+	switch {
+	case n < 0:
+		r.counters.malformed.Add(1)
+		return
+	case cut:
+		r.counters.tooLong.Add(1)
+		return
+	}
+	s, err := parseVnet(r.source.vnet[i][:]).segments(data[:n])
+	if err != nil {
+		r.counters.malformed.Add(1)
+		return
+	}
+	if tagged {
+		insertTag(data, n, tag)
+		n += vlanTag
+		if s.Protocol != 0 {
+			s.Transport += vlanTag
+		}
+	}
+	r.frames[i].Data = r.frames[r.n].Data
+	r.frames[r.n].Data, r.frames[r.n].Segments = data[:n], s
+	r.n++
 }

@@ -5,6 +5,8 @@ package port
 import (
 	"errors"
 	"fmt"
+
+	"github.com/overweave/overweave/mesh/overlay"
 )
 
 // TAP is a TAP device. There is none for this system yet.
@@ -12,6 +14,12 @@ type TAP struct{ none }
 
 // OpenTAP returns an error that wraps [errors.ErrUnsupported].
 func OpenTAP(TAPConfig) (*TAP, error) { return nil, errUnsupported("TAP device") }
+
+// Queues returns the number of queues.
+func (*TAP) Queues() int { return 1 }
+
+// ReadQueue returns [errors.ErrUnsupported].
+func (*TAP) ReadQueue(int, []overlay.Frame) (int, error) { return 0, errors.ErrUnsupported }
 
 // Packet is a packet socket. There is none for this system yet.
 type Packet struct{ none }

@@ -93,7 +93,7 @@ type tapWriter struct {
 	iovecs  [2]unix.Iovec
 	own     []overlay.Frame // of Write
 	frames  []overlay.Frame
-	segment []byte
+	cut     cutWriter
 	refused uint64
 	err     error
 	put     func(fd uintptr)
@@ -128,7 +128,8 @@ func (w *tapWriter) writeAll(fd uintptr) {
 			w.err = os.NewSyscallError("writev", errno)
 			return
 		case errno == unix.EINVAL && f.Segments.Protocol != 0: // a kind that this kernel does not cut
-			w.writeCut(fd, f)
+			w.header = [vnetLen]byte{}
+			w.refused += w.cut.write(f, func(segment []byte) bool { return w.writeOne(fd, segment) == 0 })
 		default:
 			w.refused++
 		}
@@ -140,25 +141,6 @@ func (w *tapWriter) writeOne(fd uintptr, frame []byte) syscall.Errno {
 	w.iovecs[1].SetLen(len(frame))
 	_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&w.iovecs[0])), uintptr(len(w.iovecs)))
 	return errno
-}
-
-// writeCut writes the segments of a super-frame one by one.
-func (w *tapWriter) writeCut(fd uintptr, f *overlay.Frame) {
-	s, err := overlay.NewSegmenter(f.Data, f.Segments)
-	if err != nil {
-		w.refused++
-		return
-	}
-	w.header = [vnetLen]byte{}
-	for n := s.NextLen(); n > 0; n = s.NextLen() {
-		if cap(w.segment) < n {
-			w.segment = make([]byte, n)
-		}
-		s.Next(w.segment[:n])
-		if w.writeOne(fd, w.segment[:n]) != 0 {
-			w.refused++
-		}
-	}
 }
 
 // tapReader reads packets one by one and hands out their frames.

@@ -20,13 +20,19 @@ func (u *unpacker) empty() bool { return u.current.NextLen() == 0 }
 
 // start takes a packet, header first; it stays borrowed until the unpacker is empty again, and is changed.
 func (u *unpacker) start(packet []byte) {
-	u.tagged = false
-	u.current = overlay.Ended()
 	if len(packet) < vnetLen {
+		u.current = overlay.Ended()
 		u.counters.malformed.Add(1)
 		return
 	}
-	s, err := newSegmenter(parseVnet(packet), packet[vnetLen:])
+	u.startFrame(packet[:vnetLen], packet[vnetLen:])
+}
+
+// startFrame is start for a frame whose header is somewhere else.
+func (u *unpacker) startFrame(header, frame []byte) {
+	u.tagged = false
+	u.current = overlay.Ended()
+	s, err := newSegmenter(parseVnet(header), frame)
 	if err != nil {
 		u.counters.malformed.Add(1)
 		return

@@ -36,6 +36,9 @@ type Shape struct {
 	Loss float64
 	// Duplicate is the share of datagrams that arrive twice, from 0 to 1.
 	Duplicate float64
+	// Mark is the share of datagrams that are marked as congested, of those whose class says that marks are heeded, from 0
+	// to 1.
+	Mark float64
 	// Delay is how long a datagram takes. Zero delivers within the call that sends it.
 	Delay time.Duration
 	// Jitter is added to the delay, evenly spread between zero and this; datagrams overtake each other.
@@ -89,8 +92,9 @@ func (n *Network) Listen(addr netip.AddrPort) (*Conn, error) {
 
 // datagram is one that has arrived.
 type datagram struct {
-	data []byte
-	from netip.AddrPort
+	data  []byte
+	from  netip.AddrPort
+	class uint8
 }
 
 // send carries one datagram, or loses it.
@@ -115,7 +119,10 @@ func (n *Network) send(from *Conn, m *sleeve.Message) error {
 
 // deliverLater delivers a copy of a datagram after the delay. The caller holds mu.
 func (n *Network) deliverLater(from netip.AddrPort, m *sleeve.Message) {
-	d := datagram{data: append(n.buffer(), m.Data...), from: from}
+	d := datagram{data: append(n.buffer(), m.Data...), from: from, class: m.Class}
+	if m.Class&3 != 0 && n.shape.Mark > 0 && n.rand.Float64() < n.shape.Mark {
+		d.class |= 3
+	}
 	delay := n.shape.Delay
 	if n.shape.Jitter > 0 {
 		delay += time.Duration(n.rand.Int64N(int64(n.shape.Jitter)))
@@ -154,7 +161,7 @@ func (n *Network) buffer() []byte {
 	return b
 }
 
-var _ sleeve.Conn = (*Conn)(nil)
+var _ sleeve.ClassConn = (*Conn)(nil)
 
 // Conn is a socket of a Network.
 type Conn struct {
@@ -190,7 +197,7 @@ func (c *Conn) ReadBatch(_ int, msgs []sleeve.Message) (int, error) {
 	for i := range msgs {
 		m := &msgs[i]
 		m.Data = append(m.Data[:0], d.data...)
-		m.Remote = d.from
+		m.Remote, m.Class = d.from, d.class
 		c.release(d)
 		if i+1 == len(msgs) {
 			break
@@ -209,6 +216,9 @@ func (c *Conn) release(d datagram) {
 	defer c.network.mu.Unlock()
 	c.network.free = append(c.network.free, d.data[:0])
 }
+
+// ReadsClass implements [sleeve.ClassConn].
+func (c *Conn) ReadsClass() bool { return true }
 
 // WriteBatch implements [sleeve.Conn].
 func (c *Conn) WriteBatch(msgs []sleeve.Message) (int, error) {
