@@ -54,6 +54,7 @@ sleeve/sleevetest        | sleeve                                         | -   
 sleeve/port              | mesh/overlay                                   | github.com/vishvananda/netlink golang.org/x/sys | devices of the host, for any carrier
 fastdp                   | mesh/overlay mesh/peer odp                     | github.com/vishvananda/netlink golang.org/x/sys | a carrier: the mesh finds it by the contract
 fastdp/ipsec             | fastdp mesh/overlay mesh/peer crypto           | github.com/vishvananda/netlink github.com/google/nftables golang.org/x/sys | ESP behind a seam of fastdp, which does not need it
+fastdp/ipsec/ipsectest   | fastdp/ipsec                                   | -                                   | the databases of the kernel in memory
 fastdp/fastdptest        | fastdp fastdp/ipsec mesh/overlay mesh/peer odp | -                                   | fakes of fastdp's seams
 
 internal/device          | -                                              | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables golang.org/x/sys | wiring of the host

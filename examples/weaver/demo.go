@@ -19,6 +19,7 @@ import (
 type demoFlags struct {
 	hosts, seconds int
 	password       string
+	overlay, mode  string
 	keep, asJSON   bool
 }
 
@@ -33,6 +34,8 @@ func newDemo() *cobra.Command {
 	s.IntVar(&f.hosts, "hosts", 2, "how many hosts")
 	s.IntVar(&f.seconds, "seconds", 3, "how long to measure TCP")
 	s.StringVar(&f.password, "password", "", "password of the peers; set to nothing: no encryption (default: a random one)")
+	s.StringVar(&f.overlay, "overlay", "", "carry frames by this overlay alone: fastdp2, fastdp, sleeve2 or sleeve (default: the best of all)")
+	s.StringVar(&f.mode, "mode", "", "mode of the daemons, see launch")
 	s.BoolVar(&f.keep, "keep", false, "keep everything running until interrupted")
 	s.BoolVar(&f.asJSON, "json", false, "print one JSON object instead of a table")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -62,6 +65,11 @@ func (f *demoFlags) run(ctx context.Context, out, progress io.Writer) error {
 	c := demo.Config{
 		Hosts: f.hosts, Password: f.password, Stream: time.Duration(f.seconds) * time.Second,
 		Daemon: self, Progress: progress, Terminal: isTerminal(os.Stderr),
+	}
+	for flag, value := range map[string]string{"--overlays": f.overlay, "--mode": f.mode} {
+		if value != "" {
+			c.Flags = append(c.Flags, flag, value)
+		}
 	}
 	if f.keep {
 		c.Keep = func(ctx context.Context, cluster *demo.Cluster) { keep(ctx, cluster, progress) }

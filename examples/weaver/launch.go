@@ -29,7 +29,8 @@ type launchFlags struct {
 	bridge, httpAddr, metricsAddr, dbPrefix  string
 	ipallocInit, ipallocRange, ipallocSubnet string
 	dnsDomain, dnsListen, resolvConf         string
-	trusted                                  []string
+	mode                                     string
+	trusted, overlays                        []string
 	port                                     uint16
 	connLimit, minProtocol, mtu, dnsTTL      int
 	noDiscovery, noDNS, noTAP, expose        bool
@@ -66,6 +67,8 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 	s.IntVar(&f.minProtocol, "min-protocol-version", 1, "lowest protocol version to accept")
 	s.StringVar(&f.logLevel, "log-level", "info", "debug, info, warning or error")
 
+	s.StringVar(&f.mode, "mode", "", "bridge, bridged_fastdp or fastdp: what joins containers and overlays (default: bridged_fastdp if the kernel can)")
+	s.StringSliceVar(&f.overlays, "overlays", nil, "overlays to offer to peers: fastdp2, fastdp, sleeve2, sleeve (default: all there are)")
 	s.StringVar(&f.bridge, "weave-bridge", "weave", "name of the host's bridge")
 	s.IntVar(&f.mtu, "mtu", 0, "MTU of bridge and containers in bytes, 0 for the default of 1376")
 	s.BoolVar(&f.noTAP, "no-tap", false, "join the bridge with a packet socket even if there are TAP devices")
@@ -92,7 +95,7 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 	c = daemon.Config{
 		Version: version, Nickname: f.nickname, Port: f.port, Peers: peers, Password: []byte(f.password),
 		ConnLimit: f.connLimit, NoDiscovery: f.noDiscovery, MinProtocol: f.minProtocol,
-		Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
+		Mode: daemon.Mode(f.mode), Overlays: f.overlays, Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
 		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
 		HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,

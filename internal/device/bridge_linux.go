@@ -170,6 +170,19 @@ func AddPort(bridge, name string) error {
 	return failed(addPort(br, port), "making %s a port of %s", name, bridge)
 }
 
+// SetUp puts a device up, with an MTU in bytes.
+func SetUp(name string, mtu int) error {
+	link, err := linkByName(name)
+	if err != nil {
+		return failed(err, "%s", name)
+	}
+	if err := netlink.LinkSetMTU(link, mtu); err != nil {
+		return failed(err, "setting the MTU of %s to %d", name, mtu)
+	}
+	ignoreRouterAdvertisements(name)
+	return failed(netlink.LinkSetUp(link), "putting %s up", name)
+}
+
 // addPort puts a device up and into a bridge.
 func addPort(bridge, port netlink.Link) error {
 	if port.Attrs().MasterIndex != bridge.Attrs().Index {

@@ -35,6 +35,9 @@ func EnsurePair(Pair) (bool, error) { return false, errors.ErrUnsupported }
 // RemovePair is for Linux.
 func RemovePair(string) error { return errors.ErrUnsupported }
 
+// SetUp is for Linux.
+func SetUp(name string, mtu int) error { return errors.ErrUnsupported }
+
 // AddPort is for Linux.
 func AddPort(bridge, name string) error { return errors.ErrUnsupported }
 

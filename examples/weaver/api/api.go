@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overweave/overweave/dns"
+	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh"
 	"github.com/overweave/overweave/mesh/overlay"
@@ -51,14 +52,16 @@ type Report struct {
 	Router      mesh.Status
 	Switch      overlay.SwitchStatus
 	Bridge      BridgeStatus
-	IPAM        *ipam.Status `json:",omitempty"` // nil if it is off
-	DNS         *DNSStatus   `json:",omitempty"` // nil if it is off
+	Datapath    *fastdp.Status `json:",omitempty"` // nil without one
+	IPAM        *ipam.Status   `json:",omitempty"` // nil if it is off
+	DNS         *DNSStatus     `json:",omitempty"` // nil if it is off
 	Attachments []Attachment
 }
 
 // BridgeStatus describes the host's end of the overlay.
 type BridgeStatus struct {
 	Name      string
+	Mode      string
 	Addresses []netip.Prefix // of the host itself on the overlay
 	Port      string         // what carries frames between bridge and switch: "tap" or "packet socket"
 	PortNote  string         `json:",omitempty"` // why it is not the better one

@@ -52,6 +52,12 @@ func (a *attacher) Run(ctx context.Context) error {
 		if err := a.register(att); err != nil {
 			a.d.log.Warn("a name from before the restart", "attachment", att.ID, "error", err)
 		}
+		if a.d.bridge.mode != ModeDirect {
+			continue
+		}
+		if err := a.d.joinDatapath(hostName(att.ID)); err != nil {
+			a.d.log.Warn("an interface from before the restart", "attachment", att.ID, "error", err)
+		}
 	}
 	if a.d.cfg.Expose {
 		if err := a.expose(ctx); err != nil {
@@ -205,11 +211,14 @@ func (a *attacher) addresses(ctx context.Context, id string, asked []netip.Prefi
 
 // wire makes the interface, remembers the attachment, and registers its names.
 func (a *attacher) wire(ctx context.Context, att api.Attachment) error {
-	_, err := device.Attach(ctx, device.Attachment{
+	to := device.Attachment{
 		Bridge: a.d.cfg.Bridge, NetNS: att.NetNS, HostName: hostName(att.ID), Interface: att.Interface,
 		MTU: a.d.cfg.MTU, Addresses: att.Addresses,
-	})
-	if err != nil {
+	}
+	if a.d.bridge.mode == ModeDirect {
+		to.Join = a.d.joinDatapath
+	}
+	if _, err := device.Attach(ctx, to); err != nil {
 		return err
 	}
 	if err := a.d.state.put(att); err != nil {
@@ -248,6 +257,9 @@ func (a *attacher) undo(ctx context.Context, att api.Attachment) error {
 	var errs []error
 	if a.d.names != nil {
 		a.d.names.Unregister(dns.Match{Owner: att.ID})
+	}
+	if a.d.bridge.mode == ModeDirect {
+		errs = append(errs, a.d.datapath.RemovePort(ctx, hostName(att.ID)))
 	}
 	errs = append(errs, device.RemovePair(hostName(att.ID)))
 	if a.d.ipam != nil {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/overweave/overweave/ipam"
@@ -42,7 +43,9 @@ type Config struct {
 	// MinProtocol is the lowest protocol version to accept, 1 or 2. 0: 1.
 	MinProtocol int
 
-	// Bridge is the name of the host's bridge. Empty: weave.
+	// Mode says what joins containers and overlays. Empty: ModeBridged, or ModeBridge where the kernel has no datapath.
+	Mode Mode
+	// Bridge is the name of the host's bridge, or datapath in ModeDirect. Empty: weave.
 	Bridge string
 	// MTU of the bridge and of containers, in bytes. 0: 1376.
 	MTU int
@@ -84,6 +87,19 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// Mode says what joins containers and overlays on a host. Names are those of Weave Net.
+type Mode string
+
+// Modes.
+const (
+	// ModeBridge: a Linux bridge; all overlays work in user space.
+	ModeBridge Mode = "bridge"
+	// ModeBridged: a Linux bridge, of which a datapath in the kernel is a port.
+	ModeBridged Mode = "bridged_fastdp"
+	// ModeDirect: a datapath in the kernel, whose ports the containers are.
+	ModeDirect Mode = "fastdp"
+)
+
 const (
 	defaultPort   = 6783
 	defaultBridge = "weave"
@@ -119,6 +135,8 @@ func (c Config) validate() error {
 	switch {
 	case c.MTU < minMTU || c.MTU > maxMTU:
 		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	case !slices.Contains([]Mode{"", ModeBridge, ModeBridged, ModeDirect}, c.Mode):
+		return fmt.Errorf("mode %q: want %s, %s or %s", c.Mode, ModeBridge, ModeBridged, ModeDirect)
 	case c.Expose && !c.Range.IsValid():
 		return errors.New("the host can have an address on the overlay only if there is a range to take it from")
 	case !c.Range.IsValid() && c.DefaultSubnet.IsValid():

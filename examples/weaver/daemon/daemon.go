@@ -12,14 +12,18 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overweave/overweave/dns"
 	"github.com/overweave/overweave/dns/dnsserver"
+	"github.com/overweave/overweave/fastdp"
+	"github.com/overweave/overweave/fastdp/ipsec"
 	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh"
+	"github.com/overweave/overweave/mesh/gossip"
 	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/sleeve"
 )
@@ -33,17 +37,20 @@ type daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	state   *state
-	bridge  *bridge
-	sleeve  *sleeve.Overlay
-	sw      *overlay.Switch
-	router  *mesh.Router
-	ipam    *ipam.Allocator   // nil if off
-	names   *dns.Table        // nil if off
-	dns     *dnsserver.Server // nil if off
-	attach  *attacher
-	api     net.Listener // nil if off
-	metrics net.Listener // nil if off
+	state     *state
+	bridge    *bridge
+	sleeve    *sleeve.Overlay
+	datapath  *fastdp.Datapath // nil without
+	protector *ipsec.Protector // nil without
+	sw        *overlay.Switch
+	router    *mesh.Router
+	groups    *gossip.State[overlay.Memberships]
+	ipam      *ipam.Allocator   // nil if off
+	names     *dns.Table        // nil if off
+	dns       *dnsserver.Server // nil if off
+	attach    *attacher
+	api       net.Listener // nil if off
+	metrics   net.Listener // nil if off
 
 	closers []func() error // in the order of opening
 }
@@ -128,14 +135,30 @@ func (d *daemon) openBridge() (err error) {
 		return err
 	}
 	d.onClose(d.bridge.Close)
-	overlays := []overlay.Overlay{d.sleeve.Sleeve2(), d.sleeve}
-	if len(d.cfg.Overlays) > 0 {
-		overlays = slices.DeleteFunc(overlays, func(o overlay.Overlay) bool { return !slices.Contains(d.cfg.Overlays, o.Name()) })
+	forwarder := overlay.NewForwarder(d.cfg.Name)
+	if err := d.buildDatapath(forwarder); err != nil {
+		return err
+	}
+	overlays := d.overlays()
+	if len(overlays) == 0 {
+		return fmt.Errorf("none of the overlays %s can be had in mode %s", strings.Join(d.cfg.Overlays, ", "), d.bridge.mode)
 	}
 	d.sw, err = overlay.NewSwitch(overlay.SwitchConfig{
-		Self: d.cfg.Name, Overlays: overlays, Port: d.bridge.port, Log: d.log,
+		Self: d.cfg.Name, Overlays: overlays, Port: d.bridge.port, Forwarder: forwarder, Announce: d.announceGroups, Log: d.log,
 	})
 	return err
+}
+
+// overlays returns the overlays that are there and wanted, the best first.
+func (d *daemon) overlays() (list []overlay.Overlay) {
+	if d.datapath != nil {
+		list = append(list, d.datapath.Overlay2(), d.datapath.Overlay())
+	}
+	list = append(list, d.sleeve.Sleeve2(), d.sleeve)
+	if len(d.cfg.Overlays) == 0 {
+		return list
+	}
+	return slices.DeleteFunc(list, func(o overlay.Overlay) bool { return !slices.Contains(d.cfg.Overlays, o.Name()) })
 }
 
 func (d *daemon) buildMesh() (err error) {
@@ -150,7 +173,16 @@ func (d *daemon) buildMesh() (err error) {
 		Targets: d.cfg.Peers, ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
 		Switch: d.sw, Log: d.log,
 	})
+	if err != nil {
+		return err
+	}
+	d.groups, err = gossip.NewState(d.router, overlay.MulticastChannel, nil, overlay.ParseMemberships, d.sw.Forwarder().SetMemberships)
 	return err
+}
+
+// announceGroups tells the other peers which groups the stations of this host are members of. The switch calls it once it runs.
+func (d *daemon) announceGroups(m overlay.Memberships) {
+	d.groups.Change(func(overlay.Memberships) overlay.Memberships { return m })
 }
 
 func (d *daemon) buildIPAM() error {
@@ -218,6 +250,12 @@ func (d *daemon) run(ctx context.Context) error {
 		})
 	}
 	part("frames", d.sleeve.Run)
+	if d.protector != nil {
+		part("encryption in the kernel", d.protector.Run)
+	}
+	if d.datapath != nil {
+		part("datapath", d.datapath.Run)
+	}
 	part("switch", d.sw.Run)
 	part("mesh", d.router.Run)
 	part("peers", d.checkStart)

@@ -126,6 +126,10 @@ func (d *daemon) report() api.Report {
 		Router: d.router.Status(), Switch: d.sw.Status(), Bridge: d.bridge.status(d.attach.exposed()),
 		Attachments: d.attach.List(),
 	}
+	if d.datapath != nil {
+		st := d.datapath.Status()
+		r.Datapath = &st
+	}
 	if d.ipam != nil {
 		st := d.ipam.Status()
 		r.IPAM = &st

@@ -76,7 +76,7 @@ func bridgeSummary(r api.Report) string {
 	if b.PortNote != "" {
 		port += " (" + b.PortNote + ")"
 	}
-	return field("Service", "bridge") + field("Bridge", b.Name) + field("MTU", b.MTU) + field("Port", port) +
+	return field("Service", "bridge") + field("Bridge", b.Name) + field("Mode", b.Mode) + field("MTU", b.MTU) + field("Port", port) +
 		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments))
 }
 

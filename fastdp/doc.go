@@ -1,0 +1,2 @@
+// Package fastdp carries Ethernet frames between peers in the kernel.
+package fastdp

@@ -1,0 +1,126 @@
+package fastdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/overweave/overweave/odp"
+)
+
+// session is a datapath for as long as it is there.
+type session struct {
+	*Datapath
+	kernel  *kernel
+	readers []*reader
+	adopt   time.Time // until when flows of a former run are left alone
+}
+
+const (
+	// userNumber is the number of the port of user-space overlays. It is never given to another port, so that flows of a former
+	// run, whose port is gone, are not taken for those of another.
+	userNumber = 65000
+)
+
+// setUp makes or adopts the datapath, its sockets, its ports and its flows.
+func (s *session) setUp(ctx context.Context) error {
+	if err := s.guard(); err != nil {
+		return err
+	}
+	if err := s.openDatapath(ctx); err != nil {
+		return err
+	}
+	for i := range s.cfg.Readers {
+		r, err := s.openReader(ctx, i)
+		if err != nil {
+			return err
+		}
+		s.readers = append(s.readers, r)
+	}
+	if err := s.setSockets(ctx); err != nil {
+		return err
+	}
+	if err := s.ensurePorts(ctx, s.kernel); err != nil {
+		return err
+	}
+	return s.adoptFlows(ctx)
+}
+
+func (s *session) close() {
+	for _, r := range s.readers {
+		r.close()
+	}
+}
+
+// guard closes the tunnel ports before anything else, also to flows of a former run.
+func (s *session) guard() error {
+	if s.cfg.Protector == nil {
+		return nil
+	}
+	for _, udp := range s.wantedTunnels() {
+		if err := s.cfg.Protector.Guard(udp); err != nil {
+			return fmt.Errorf("guard tunnel port %d: %w", udp, err)
+		}
+	}
+	return nil
+}
+
+// openDatapath finds or makes the datapath, in per-CPU mode if the kernel has that.
+func (s *session) openDatapath(ctx context.Context) error {
+	k := s.kernel
+	dp, err := k.conn.Datapath(ctx, s.cfg.Name)
+	if errors.Is(err, os.ErrNotExist) {
+		s.index.clear()
+		dp, err = k.conn.CreateDatapath(ctx, odp.DatapathSpec{Name: s.cfg.Name})
+	}
+	if err != nil {
+		return err
+	}
+	k.dp = dp.Index
+	switch err := k.conn.Probe(ctx, dp.Index, odp.FeaturePerCPU); {
+	case err == nil:
+		k.perCPU = true
+	case !errors.Is(err, odp.ErrNotSupported):
+		return err
+	}
+	return nil
+}
+
+// setSockets tells the kernel which sockets misses go to.
+func (s *session) setSockets(ctx context.Context) error {
+	var pids []uint32
+	for _, r := range s.readers {
+		pids = append(pids, r.pid())
+	}
+	k := s.kernel
+	k.sockets.Store(&pids)
+	if k.perCPU {
+		s.table.pid.Store(1) // the kernel chooses another, but wants one
+		_, err := k.conn.SetFeatures(ctx, k.dp, odp.Unaligned|odp.PerCPU, pids)
+		return err
+	}
+	s.table.pid.Store(pids[0])
+	_, err := k.conn.SetFeatures(ctx, k.dp, odp.Unaligned|odp.VportPIDs, nil)
+	return err
+}
+
+// watch waits for events that others cause.
+func (s *session) watch(ctx context.Context, events *odp.EventReader) error {
+	for {
+		e, err := events.Read(ctx)
+		switch {
+		case errors.Is(err, odp.ErrEventsLost):
+			s.stats.eventsLost.Add(1)
+			s.touch()
+		case err != nil:
+			return err
+		case e.Index != s.kernel.dp:
+		case e.Datapath != nil && e.Change == odp.Deleted:
+			return errGone
+		default:
+			s.touch()
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package fastdp
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// Probes and answers of fastdp2, section 2 of fastdp2.md. They begin as heartbeats of fastdp do.
+const (
+	probeVersion   = heartbeatMin // offsets in a frame
+	probeKind      = probeVersion + 1
+	probeNumber    = probeKind + 1
+	probeTime      = probeNumber + 4
+	probeSize      = probeTime + 8
+	probeEnd       = probeSize + 2
+	probeSmall     = 64 // length of answers, and of probes that are to pass anywhere
+	version1       = 1
+	kindProbe      = 1
+	kindAnswer     = 2
+	maxProbeLength = maxFrame - 1
+)
+
+// probe is what a probe or an answer says. An answer repeats the number and the time of the probe.
+type probe struct {
+	uid    uint64
+	kind   byte
+	number uint32
+	sent   time.Duration // by the clock of who sent the probe
+	size   uint16        // answer: length of the probe as it arrived
+}
+
+// appendTo appends a frame of some length, at least probeSmall.
+func (p probe) appendTo(b []byte, length int) []byte {
+	start := len(b)
+	b = appendHeartbeat(b, p.uid, length)
+	f := b[start:]
+	f[probeVersion], f[probeKind] = version1, p.kind
+	binary.BigEndian.PutUint32(f[probeNumber:], p.number)
+	binary.BigEndian.PutUint64(f[probeTime:], uint64(p.sent))
+	binary.BigEndian.PutUint16(f[probeSize:], p.size)
+	return b
+}
+
+// parseProbe reads a frame without addresses; ok is false if it is no probe and no answer of a version that we know.
+func parseProbe(frame []byte) (p probe, ok bool) {
+	if p.uid, ok = parseHeartbeat(frame); !ok || len(frame) < probeEnd || frame[probeVersion] != version1 {
+		return probe{}, false
+	}
+	p.kind = frame[probeKind]
+	p.number = binary.BigEndian.Uint32(frame[probeNumber:])
+	p.sent = time.Duration(binary.BigEndian.Uint64(frame[probeTime:]))
+	p.size = binary.BigEndian.Uint16(frame[probeSize:])
+	return p, p.kind == kindProbe || p.kind == kindAnswer
+}
