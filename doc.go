@@ -8,6 +8,7 @@
 //   - dns and dns/dnsserver: names that peers gossip, and a DNS server that answers from them.
 //   - sleeve: Ethernet frames between peers over UDP, in user space, sealed if there is a password; sleeve/port: TAP devices
 //     and packet sockets.
+//   - fastdp: the same in the kernel, over an Open vSwitch datapath; fastdp/ipsec: ESP for it.
 //   - odp: the Open vSwitch datapath of the kernel over generic netlink; odp/odptest, its fake.
 //   - crypto: sessions from a password, sealed streams and datagrams, replay windows.
 //   - examples/weaver: a daemon made of all these, and its command line.

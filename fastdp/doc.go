@@ -1,2 +1,34 @@
-// Package fastdp carries Ethernet frames between peers in the kernel.
+// Package fastdp carries Ethernet frames between peers in the kernel: an Open vSwitch datapath is the switch of the host, and
+// VXLAN tunnels lead to other peers. It makes the decisions of package mesh/overlay, and the kernel carries them out.
+//
+//	d, err := fastdp.New(fastdp.Config{Self: name, Forwarder: forwarder, UserPort: "tap0"})
+//	sw, err := overlay.NewSwitch(overlay.SwitchConfig{
+//		Self: name, Forwarder: forwarder, Port: tap0, Overlays: []overlay.Overlay{d.Overlay2(), d.Overlay(), sleeve},
+//	})
+//	go d.Run(ctx)
+//	err = d.AddPort(ctx, "vethwepl1")
+//
+// A [Datapath] is all there is to know. Its two overlays share the tunnels: [Datapath.Overlay] is "fastdp" of Weave Net 2.8,
+// [Datapath.Overlay2] is "fastdp2" for new peers, described in fastdp2.md. Encryption is behind the seam [Protector], which
+// package fastdp/ipsec implements.
+//
+// # Flows
+//
+// A frame takes two steps in the kernel. The first flow goes by its source, and learns; the second by its destination. So there are
+// as many flows as there are stations, not as there are pairs of them. What a flow does follows from what it matches and from what
+// the mesh knows: one pure function decides, for a frame that no flow matches as for a flow that may not be right any more.
+//
+// After each change those flows that it may concern are decided about anew, in user space; only what is different then is
+// replaced in the kernel, where its statistics go on. There is never a flush. A counter of changes is compared around each miss, so
+// that a decision which was overtaken is made again.
+//
+// What does not work any more, because its peer is out of reach, is left as it is for the hold: the kernel of a peer that
+// restarts still forwards. And a datapath that starts adopts the flows and ports of the one before.
+//
+// # Limits
+//
+// The source peer of a frame from the tunnel is believed if the frame has the outer addresses of a link. A link does not
+// follow a peer to another address. Frames for peers that only other overlays reach leave through the user port if they are
+// of local stations, and are given to user space one by one if they came from a tunnel. The self-test of checksum offloads is not
+// there: where an interface spoils them inside tunnels, switch off its tx-udp_tnl-csum-segmentation.
 package fastdp

@@ -360,8 +360,8 @@ func (l *link) Close() {
 		l.d.changed(overlay.Change{})
 		close(l.stop)
 	}
-	l.inside.Lock()
-	l.inside.Unlock() //nolint:staticcheck // to wait is all
+	l.inside.Lock() // waits for Send
+	defer l.inside.Unlock()
 	l.running.Wait()
 }
 

@@ -29,7 +29,6 @@ type reader struct {
 
 	mu     sync.Mutex
 	socket *odp.UpcallReader // replaced when it fails
-	base   odp.ReaderStats   // of the sockets before
 	read   atomic.Uint64
 }
 

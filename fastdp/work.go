@@ -107,7 +107,6 @@ func (w *work) run(ctx context.Context) error {
 			w.d.index.forget(o.key)
 			w.d.stats.flowErrors.Add(1)
 			w.d.log.Debug("fastdp: flow refused", "shape", o.key.shape, "err", f.Err)
-			err = f.Err
 		case o.kind == opExecute:
 			w.d.stats.executeErrors.Add(1)
 		}

@@ -58,6 +58,7 @@ type core struct {
 	loaded    bool                   // the ring came from the store
 	suspect   time.Time              // until then a loaded ring is not trusted; zero: it is
 	pause     time.Time              // until then nothing new is given out here, but others get what they ask for; zero: it is
+	twin      time.Time              // until then another peer is taken to use our name; zero: none is
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
 
 	omit     omissions
@@ -110,7 +111,7 @@ func (c *core) hasRing() bool { return !c.ring.Empty() }
 func (c *core) trusted() bool { return c.hasRing() && c.suspect.IsZero() && !c.watch.fenced }
 
 // giving reports whether new addresses may be given out here now.
-func (c *core) giving() bool { return c.trusted() && c.pause.IsZero() }
+func (c *core) giving() bool { return c.trusted() && c.pause.IsZero() && c.twin.IsZero() }
 
 // changeRing makes next the ring and keeps the sets in step with it.
 func (c *core) changeRing(next *ring.Ring) {

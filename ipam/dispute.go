@@ -85,9 +85,14 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 	delete(c.faults, senderOf(from, s))
 	c.suspect = time.Time{}
 	first := !c.hasRing()
+	c.noteTwin(res.Ahead, now)
 	c.noteConflicts(res.Conflicts, s.copyOf, now)
 	if first && !res.Ring.Empty() {
 		c.born(res.Ring)
+		if own := c.ring.Owned(c.me); len(own) > 0 && c.taken.Empty() {
+			c.log.Warn("the ring has space of ours from an earlier life, of which nothing is stored: addresses in use on this machine "+
+				"are known only if they were adopted", "ranges", len(own))
+		}
 	} else if res.Ring != c.ring {
 		c.changeRing(res.Ring)
 		c.ringHeard()

@@ -122,6 +122,7 @@ func (c *core) tick(now time.Time) {
 	if !now.Before(c.pause) {
 		c.pause = time.Time{}
 	}
+	c.forgetTwin(now)
 	if c.voting {
 		c.pursue()
 	}

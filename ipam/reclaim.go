@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -86,15 +87,29 @@ func (c *core) pursueDead(now time.Time) {
 	case len(dead) == 0:
 		x.inquiry = nil
 	case x.inquiry == nil || !now.Before(x.inquiry.until):
-		x.inquiry = &inquiry{missing: make(map[peer.Name]struct{}), until: now.Add(2 * tick)}
+		x.inquiry = &inquiry{missing: make(map[peer.Name]struct{}), until: now.Add(c.watch.settle)}
 		for _, m := range c.members.names() {
 			if m != c.me {
 				x.inquiry.missing[m] = struct{}{}
-				c.out.surveys = append(c.out.surveys, m)
 			}
 		}
+		c.askMissing()
+	default:
+		c.askMissing()
 	}
 	c.proposeDead(now)
+}
+
+// askMissing asks for the rings that have not come.
+func (c *core) askMissing() {
+	x := &c.reclaim
+	for _, m := range slices.Sorted(maps.Keys(x.inquiry.missing)) {
+		if c.known(m) {
+			c.out.surveys = append(c.out.surveys, m)
+		} else {
+			delete(x.inquiry.missing, m)
+		}
+	}
 }
 
 // proposeDead begins a proposal when everybody has answered.

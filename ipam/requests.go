@@ -209,7 +209,7 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 
 // asked answers a peer that wants space (section 2.7).
 func (c *core) asked(from peer.Name, want addr.Range) {
-	if !c.trusted() || c.watch.lapsed || c.released || from == c.me {
+	if !c.trusted() || c.watch.lapsed || !c.twin.IsZero() || c.released || from == c.me {
 		return
 	}
 	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {

@@ -95,6 +95,9 @@ func (s *sim) check() {
 	held := make(map[promise]netip.Addr)
 	for _, n := range s.sorted() {
 		st := n.Status()
+		if st.Twin && s.store == nil {
+			s.blame("%v believes it has a twin", n.name)
+		}
 		if st.CutOff || st.Fenced || len(st.PendingClaims) > 0 {
 			continue
 		}
@@ -186,9 +189,12 @@ func (s *sim) unsettled() string {
 	return ""
 }
 
-// brief tells the state of all peers.
+// brief tells the state of all peers, or of the first of them.
 func (s *sim) brief() (text string) {
-	for _, n := range s.sorted() {
+	for i, n := range s.sorted() {
+		if i == 7 {
+			return text + "\n..."
+		}
 		st := n.Status()
 		text += fmt.Sprintf("\n%v: %s, %d in use, %d free, fenced %v, reclaiming %v, strays %v, claims %d, lost %v", n.name, st.State,
 			st.ActiveIPs, st.FreeIPs, st.Fenced, st.Reclaiming, st.Strays, len(st.PendingClaims), st.Lost)

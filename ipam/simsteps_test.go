@@ -63,6 +63,9 @@ func (s *sim) step() {
 		if s.split {
 			s.downAt[i] = s.cutAt
 		}
+		if s.check(); s.unsure(n.name) {
+			s.inDoubt(n.name)
+		}
 		s.trace("%v is killed, for ever: %v", n.name, s.buried[i])
 		s.kill(n.name)
 	case x < 93:
@@ -177,12 +180,17 @@ func (s *sim) revive(i int) {
 		s.forget(func(made promise) bool { return made.at == name(i) })
 	}
 	if s.dead(name(i)) {
-		for a, made := range s.promised {
-			made.doubt = made.doubt || made.at == name(i)
-			s.promised[a] = made
-		}
+		s.inDoubt(name(i))
 	}
 	s.up(i)
+}
+
+// inDoubt notes that a peer does not know what it has kept of what it promised.
+func (s *sim) inDoubt(p peer.Name) {
+	for a, made := range s.promised {
+		made.doubt = made.doubt || made.at == p
+		s.promised[a] = made
+	}
 }
 
 // try calls f beside the simulation, for a while. No two calls begin at the same instant, so that their order is not left

@@ -33,6 +33,7 @@ type Status struct {
 	Strays     []Stray     // addresses in use here that lie in others' pieces
 	Suspect    bool        // the stored ring waits to be confirmed by a peer; nothing new is given out
 	Fenced     bool        // we were away for so long that a majority must confirm the ring; nothing new is given out
+	Twin       bool        // another peer uses our name, or our store is an old copy; nothing new is given out
 	CutOff     bool        // from most of the address space, for so long that others may take over what is ours
 	Reclaiming []Reclaim   // what is taken over from dead peers, and waits for a majority to agree
 	Lost       []Holding   // addresses that were given to others while we were away
@@ -122,6 +123,7 @@ func (a *Allocator) Status() Status {
 		Suspect:       !c.suspect.IsZero(),
 		Fenced:        c.watch.fenced,
 		CutOff:        c.watch.lapsed,
+		Twin:          !c.twin.IsZero(),
 		Lost:          slices.Clone(c.watch.lost),
 		Released:      c.released,
 		Commits:       a.commits,
@@ -225,6 +227,8 @@ func (c *core) listFaults() []Fault {
 // stateLine words the state as section 6 does.
 func (c *core) stateLine(s Status) string {
 	switch {
+	case s.Twin:
+		return "another peer uses our name, or the store is an old copy: nothing new is given out"
 	case s.Fenced:
 		return "away for long: waiting for a majority of the address space to confirm the ring - use 'rmpeer' for dead peers"
 	case len(s.Peers) > 0 && !slices.ContainsFunc(s.Peers, func(p PeerSpace) bool { return p.Reachable }):

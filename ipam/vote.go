@@ -16,31 +16,36 @@ func (c *core) startVote() {
 		c.out.broadcast = true // an observer only says that it has no ring
 		return
 	}
-	c.elector.SetQuorum(paxos.QuorumOf(c.clusterSize()))
+	c.elector.SetQuorum(c.quorum())
 	c.proposeRing()
 }
 
-// patience is for how many ticks a vote asks for more than half of those in reach, where the old rule asks for less.
-const patience = 6
+// patience is for how many ticks a vote asks for all in reach, and then for how many for more than half of these, where the
+// old rule asks for less.
+const patience = 4
 
-// clusterSize returns the number of peers of which more than half must agree. If none was configured, it is that of our
-// targets and us, as in Weave Net 2.8; but as long as there is hope that they all vote, at least that of the peers in
-// reach: who was told of no others, and is found by some, shall not make a ring of its own beside theirs.
-func (c *core) clusterSize() int {
+// quorum returns how many voters must agree. If the size of the cluster was not configured, it counts our targets and us, as
+// in Weave Net 2.8, of which it needs more than half. But as long as there is hope that they all vote, all in reach must
+// agree: two such votes share a voter, whoever comes in between, where majorities of a growing cluster may not.
+func (c *core) quorum() int {
 	if c.birth.size > 0 {
-		return c.birth.size
+		return paxos.QuorumOf(c.birth.size)
 	}
-	size := max(c.targets(), 0) + 1
-	if c.voteTicks < patience && !c.omit.birth {
-		size = max(size, c.members.count())
+	old := paxos.QuorumOf(max(c.targets(), 0) + 1)
+	switch {
+	case c.omit.birth || c.voteTicks >= 2*patience:
+		return old
+	case c.voteTicks >= patience:
+		return max(old, paxos.QuorumOf(c.members.count()))
 	}
-	return size
+	return max(old, c.members.count())
 }
 
 // pursue continues a vote at a tick.
 func (c *core) pursue() {
-	if c.voteTicks++; c.voteTicks == patience && c.elector != nil {
-		c.elector.LowerQuorum(paxos.QuorumOf(c.clusterSize()))
+	c.voteTicks++
+	if c.elector != nil {
+		c.elector.SetQuorum(c.quorum())
 	}
 	c.proposeRing()
 }
@@ -60,6 +65,9 @@ func (c *core) proposeRing() {
 func (c *core) learn(claims paxos.Claims) {
 	if c.elector == nil || !c.elector.Learn(claims) {
 		return
+	}
+	if c.voting {
+		c.elector.SetQuorum(c.quorum())
 	}
 	c.dirty.state = true
 	if c.elector.Think() {

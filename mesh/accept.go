@@ -19,8 +19,11 @@ func (r *Router) accept(ctx context.Context, listener net.Listener) {
 		now := time.Now()
 		wait := time.Duration(0)
 		switch {
-		case err == nil && ctx.Err() != nil:
-			_ = c.Close()
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = c.Close()
+			}
+			return
 		case err == nil:
 			if r.admit(ctx, c, now) {
 				wait = b.take(now)

@@ -205,6 +205,9 @@ func TestCloneByGossip(t *testing.T) {
 			require.Len(t, clones, 1)
 			require.Equal(t, rs[other].Self().UID, clones[0].UID)
 			require.GreaterOrEqual(t, clones[0].Heard, sureOfClone)
+			require.ErrorIs(t, clones[0].Err, ErrNameTaken)
+			require.Contains(t, clones[0].Reason, host(i+1).String())
+			require.Contains(t, clones[0].Reason, host(other+1).String(), "known by gossip only")
 		}
 		require.Empty(t, rs[2].Status().Clones)
 		for _, r := range rs {
@@ -239,6 +242,37 @@ func TestReceiverThatNeverReturns(t *testing.T) {
 		require.Equal(t, receiverPatience, time.Since(begin))
 		close(block)
 		<-r.channels[0].ended
+	})
+}
+
+// TestHostileSource: one host that connects without end keeps nobody else from getting in.
+func TestHostileSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := meshtest.NewNetwork(time.Millisecond)
+		one, two := victims(t, n)
+		ctx, cancel := context.WithCancel(t.Context())
+		flooded := make(chan int)
+		go func() {
+			opened := 0
+			for sleep(ctx, 2*time.Millisecond) {
+				if c, err := n.Host(host(9)).Dial(ctx, netip.Addr{}, netip.AddrPortFrom(host(1), 6783)); err == nil {
+					opened++
+					defer func() { _ = c.Close() }() // half introduced until then
+				}
+			}
+			flooded <- opened
+		}()
+		time.Sleep(30 * time.Second)
+		require.LessOrEqual(t, one.setUps.Load(), int32(maxSourceSetUps))
+		three := start(t, inMemory(n, 3, 1))
+		time.Sleep(time.Second)
+		require.True(t, knows(3, one, two, three)())
+		cancel()
+		require.Greater(t, <-flooded, 10_000)
+		require.Empty(t, ended(two))
+		for _, r := range []*running{one, two, three} {
+			r.stop()
+		}
 	})
 }
 

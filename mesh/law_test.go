@@ -343,3 +343,26 @@ func (f *fakeOverlay) Control(_ byte, payload []byte) {
 
 func (f *fakeOverlay) Status() overlay.LinkStatus { return overlay.LinkStatus{Overlay: "fake"} }
 func (f *fakeOverlay) Close()                     {}
+
+// TestRTT: the round trip is measured between peers of this package, and only there.
+func TestRTT(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const delay = 7 * time.Millisecond
+		n := meshtest.NewNetwork(delay)
+		old := inMemory(n, 3, 1)
+		old.NoDeltas = true
+		r, other, third := start(t, inMemory(n, 1)), start(t, inMemory(n, 2, 1)), start(t, old)
+		time.Sleep(2 * heartbeatInterval)
+		for _, c := range r.Status().Connections {
+			if c.Name == name(3) {
+				require.Zero(t, c.RTT)
+			} else {
+				require.Equal(t, 2*delay, c.RTT)
+			}
+		}
+		require.Len(t, r.Status().Connections, 2)
+		for _, x := range []*running{r, other, third} {
+			x.stop()
+		}
+	})
+}

@@ -3,6 +3,7 @@ package mesh
 import (
 	"context"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,39 @@ func TestVectorBucket(t *testing.T) {
 			require.InDelta(t, c.Blocked, got.Milliseconds(), 1, "%s, call %d", w.Case, i)
 		}
 	}
+}
+
+// TestSources: one source that floods gets half of what is accepted, and a part of the places for introductions; others get
+// theirs.
+func TestSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, flood, other := newSources(), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")
+		got, start := 0, time.Now()
+		for time.Since(start) < 10*time.Second {
+			if s.admit(flood, time.Now()) {
+				got++
+				s.settle(flood)
+			}
+			flood = flood.Next() // in the same network
+			time.Sleep(time.Millisecond)
+		}
+		require.InDelta(t, bucketCapacity+int(10*time.Second/sourceInterval), got, 2)
+		require.True(t, s.admit(other, time.Now()))
+		for time.Since(start) < time.Minute { // these stay half introduced
+			s.admit(flood, time.Now())
+			time.Sleep(sourceInterval)
+		}
+		require.Equal(t, maxSourceSetUps, s.watched[sourceOf(flood)].setUps)
+		for range 2 * maxWatched {
+			other = other.Next()
+			require.True(t, s.admit(other, time.Now()))
+			s.settle(other)
+		}
+		require.LessOrEqual(t, len(s.watched), maxWatched)
+		time.Sleep(time.Minute)
+		require.True(t, s.admit(netip.MustParseAddr("198.51.100.1"), time.Now()))
+		require.Len(t, s.watched, 3, "only those with introductions, and the new one")
+	})
 }
 
 func TestVectorSurrogate(t *testing.T) {

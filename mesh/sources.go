@@ -9,7 +9,7 @@ import (
 const (
 	sourceInterval   = 2 * bucketInterval // so one source gets half of what is accepted at most
 	maxSourceSetUps  = maxSetUps / 4
-	maxSources       = 1024 // that are watched at a time
+	maxWatched       = 1024 // that are watched at a time
 	sourcePrefixIPv6 = 64   // hosts choose the rest themselves
 )
 
@@ -44,10 +44,10 @@ func (s *sources) admit(a netip.Addr, now time.Time) bool {
 	key := sourceOf(a)
 	src := s.watched[key]
 	if src == nil {
-		if len(s.watched) >= maxSources {
+		if len(s.watched) >= maxWatched {
 			s.expireLocked(now)
 		}
-		if len(s.watched) >= maxSources {
+		if len(s.watched) >= maxWatched {
 			return true
 		}
 		src = &source{bucket: newBucket(now, sourceInterval)}

@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -112,22 +113,52 @@ type CloneStatus struct {
 	Via   peer.Name `json:"via"`   // the neighbour that told of it last
 	Heard int       `json:"heard"` // how often it was more recent than ours
 	Last  time.Time `json:"last"`
+	// Address is where another peer says to be connected to that run, as "ip:port"; empty if nobody we know of does.
+	Address string `json:"address,omitempty"`
+	// Reason names both, once Heard leaves no doubt.
+	Reason string `json:"reason,omitempty"`
+
+	// Err is the reason as an error, which wraps ErrNameTaken.
+	Err error `json:"-"`
 }
 
 // noteClone notes that gossip tells of another run under our name.
 func (e *engine) noteClone(other *entry, via peer.Name, now time.Time) {
-	c := CloneStatus{UID: other.uid, Via: via, Heard: 1, Last: now}
+	c := CloneStatus{UID: other.uid, Via: via, Heard: 1, Last: now, Address: e.cloneAddress(other)}
 	if i := slices.IndexFunc(e.clones, func(k CloneStatus) bool { return k.UID == c.UID }); i >= 0 {
 		c.Heard += e.clones[i].Heard
+		c.Address = cmp.Or(c.Address, e.clones[i].Address)
 		e.clones = slices.Delete(e.clones, i, i+1)
+	}
+	if c.Heard >= sureOfClone {
+		c.Err = fmt.Errorf("%w: %s is our name (we are at %s) and that of another peer at %s, of which %s tells", ErrNameTaken,
+			e.r.cfg.Name, e.r.Addr(), cmp.Or(c.Address, "an address that is not known"), via)
+		c.Reason = c.Err.Error()
+	}
+	if c.Heard == sureOfClone {
+		e.r.cfg.Log.Warn("another peer has our name", "uid", c.UID, "err", c.Err)
 	}
 	e.clones = append(e.clones, c)
 	if len(e.clones) > maxClones {
 		e.clones = e.clones[1:]
 	}
-	if c.Heard == sureOfClone {
-		e.r.cfg.Log.Warn("another peer seems to have our name", "uid", c.UID, "via", via)
+}
+
+// cloneAddress returns where a peer with our name, of which gossip tells, is connected to others: those that it lists, and
+// that list it but have no link to us.
+func (e *engine) cloneAddress(other *entry) string {
+	for c := range other.conns.all() {
+		neighbour := e.r.topo.entry(c.remote)
+		if neighbour == nil || e.links[c.remote] != nil {
+			continue
+		}
+		for back := range neighbour.conns.all() {
+			if back.remote == other.name {
+				return back.address.String()
+			}
+		}
 	}
+	return ""
 }
 
 // TargetStatus describes an address that we dial, or would.

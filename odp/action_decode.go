@@ -1,6 +1,7 @@
 package odp
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/overweave/overweave/odp/internal/nla"
@@ -52,6 +53,17 @@ func decodeAction(typ uint16, p []byte, depth int) (Action, error) {
 		}
 		return decodeFixedAction(typ, p), nil
 	}
+	a, err := decodeNestedAction(typ, p, depth)
+	if errors.Is(err, errNewer) {
+		return UnknownAction{Type: typ, Data: p}, nil
+	}
+	return a, err
+}
+
+// errNewer says that a newer kernel has put something into a nest that this package has no place for. The nest is carried as it is.
+var errNewer = errors.New("odp: from a newer kernel")
+
+func decodeNestedAction(typ uint16, p []byte, depth int) (Action, error) {
 	switch typ {
 	case actUserspace:
 		return decodeUserspace(p)
@@ -131,6 +143,14 @@ func short(what string, typ uint16) error {
 	return &DecodeError{What: what, Reason: fmt.Sprintf("attribute %d has a wrong length", typ)}
 }
 
+// unexpected is the error for a part that is of a wrong length or, beyond the last known, new.
+func unexpected(what string, typ, last uint16) error {
+	if typ > last {
+		return errNewer
+	}
+	return short(what, typ)
+}
+
 func decodeUserspace(p []byte) (Action, error) {
 	var a Userspace
 	err := parts("action userspace", p, func(typ uint16, d []byte) error {
@@ -198,7 +218,7 @@ func decodeSample(p []byte, depth int) (Action, error) {
 		case typ == sampleAction:
 			a.Actions, err = decodeActions(d, depth+1)
 		default:
-			err = short("action sample", typ)
+			err = unexpected("action sample", typ, sampleAction)
 		}
 		return err
 	})
@@ -210,6 +230,8 @@ func decodePushNSH(p []byte) (a Action, err error) {
 		k, err := decodeKey(typ, d, 0)
 		if nsh, ok := k.(NSH); ok && err == nil {
 			a = PushNSH(nsh)
+		} else if err == nil {
+			err = errNewer
 		}
 		return err
 	})
@@ -223,7 +245,7 @@ func decodeDecTTL(p []byte, depth int) (Action, error) {
 	var a DecTTL
 	err := parts("action dec_ttl", p, func(typ uint16, d []byte) error {
 		if typ != decTTLAction {
-			return short("action dec_ttl", typ)
+			return unexpected("action dec_ttl", typ, decTTLAction)
 		}
 		list, err := decodeActions(d, depth+1)
 		a = list
@@ -243,7 +265,7 @@ func decodeCheckPktLen(p []byte, depth int) (Action, error) {
 		case typ == pktLessEqual:
 			a.LessEqual, err = decodeActions(d, depth+1)
 		default:
-			err = short("action check_pkt_len", typ)
+			err = unexpected("action check_pkt_len", typ, pktLessEqual)
 		}
 		return err
 	})
@@ -259,7 +281,7 @@ func decodePSample(p []byte) (Action, error) {
 		case typ == psampleCooky:
 			a.Cookie = d
 		default:
-			return short("action psample", typ)
+			return unexpected("action psample", typ, psampleCooky)
 		}
 		return nil
 	})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -197,6 +198,68 @@ func TestUnknownIsCarried(t *testing.T) {
 	require.Equal(t, e.B, again.B)
 }
 
+// What a newer kernel has put into a nest that we know makes all of the nest unknown, and nothing an error.
+func TestUnknownInsideIsCarried(t *testing.T) {
+	for _, typ := range []uint16{actSample, actDecTTL, actCheckPktLen, actPSample, actPushNSH} {
+		var e nla.Encoder
+		outer := e.Begin(actClone)
+		inner := e.Begin(typ)
+		e.U32(99, 7)
+		e.End(inner)
+		e.End(outer)
+		list, err := decodeActions(e.B, 0)
+		require.NoError(t, err)
+		require.Equal(t, []Action{Clone{UnknownAction{Type: typ, Data: e.B[8:]}}}, list)
+		var again nla.Encoder
+		appendActionList(&again, list)
+		require.Equal(t, e.B, again.B)
+		read, err := ParseActions(list[0].String())
+		require.NoError(t, err)
+		require.Equal(t, list, read)
+	}
+	var e nla.Encoder
+	nsh := e.Begin(keyNSH)
+	e.U32(99, 7)
+	e.End(nsh)
+	keys, err := decodeKeys(e.B, 0)
+	require.NoError(t, err)
+	require.Equal(t, []Key{UnknownKey{Type: keyNSH, Data: e.B[4:]}}, keys)
+}
+
+func TestUFIDNotation(t *testing.T) {
+	for _, id := range []UFID{"", "abc", "0123456789abcdef"} {
+		again, err := ParseUFID(id.String())
+		require.NoError(t, err)
+		require.Equal(t, id, again)
+	}
+	_, err := ParseUFID("ufid:" + strings.Repeat("00", 17))
+	require.ErrorIs(t, err, ErrMalformed)
+}
+
+func TestFlowNotation(t *testing.T) {
+	f := Flow{Match: Match{Exact(InPort(1))}, Stats: FlowStats{Packets: 2, Bytes: 3, Used: time.Second, TCPFlags: 0x12}}
+	require.Equal(t, "in_port(1), packets:2, bytes:3, flags:S., actions:drop", f.String())
+	require.Equal(t, "in_port(1), packets:2, bytes:3, used:0.500s, flags:S., actions:drop", Notation{Now: 1500 * time.Millisecond}.Flow(f))
+	f.Stats = FlowStats{}
+	require.Equal(t, "in_port(1), packets:0, bytes:0, used:never, actions:drop", Notation{Now: time.Second}.Flow(f))
+}
+
+// Making what is sent of a match allocates for the match as a whole, not for each rule that it is held to.
+func TestPutAllocates(t *testing.T) {
+	eth := Ethernet{Src: MAC{2, 1}, Dst: MAC{2, 2}}
+	flow := Flow{
+		Match:   Match{Exact(RecircID(0)), Exact(InPort(1)), Exact(eth), Exact(TypeIPv4), Masked(IPv4{Proto: 6}, IPv4{Proto: 0xff})},
+		Actions: []Action{Output(2)},
+	}
+	var b Batch
+	b.PutFlow(1, flow)
+	allocs := testing.AllocsPerRun(100, func() {
+		b.Reset()
+		b.PutFlow(1, flow)
+	})
+	require.LessOrEqual(t, allocs, 4.0)
+}
+
 func TestMatchRules(t *testing.T) {
 	m, err := ParseMatch("in_port(1),eth_type(0x0800),ipv4(proto=6)")
 	require.NoError(t, err)
@@ -216,6 +279,8 @@ func TestMatchRules(t *testing.T) {
 		"eth_type(0x86dd),ipv4(proto=6)":                                  "ipv4: it needs an exact eth_type 0x0800",
 		"eth_type(0x0800),ipv4(proto=6,frag=later),tcp(src=5)":            "tcp: it needs",
 		"eth_type(0x8100),vlan(vid=5),encap(eth_type(0x0800),udp(src=1))": "udp: it needs",
+		"eth_type(0x0800),ipv4(proto=17),tcp_flags(+syn)":                 "tcp_flags: it needs",
+		"eth_type(0x894f),nsh(np=3,c4=0x5)":                               "nsh: a context needs mdtype 1",
 	} {
 		m, err := ParseMatch(text)
 		require.NoError(t, err, text)
@@ -280,5 +345,32 @@ func BenchmarkUpcallDecode(b *testing.B) {
 		_ = up.decode(m)
 		_, _ = up.Key.InPort()
 		_, _ = up.Key.Ethernet()
+	}
+}
+
+func benchmarkFlow() Flow {
+	return Flow{
+		Match:   Match{Exact(RecircID(0)), Exact(InPort(1)), Exact(Ethernet{Src: MAC{2, 1}, Dst: MAC{2, 2}}), Exact(TypeARP)},
+		Actions: []Action{Output(2)},
+	}
+}
+
+func BenchmarkPutFlow(b *testing.B) {
+	var batch Batch
+	flow := benchmarkFlow()
+	b.ReportAllocs()
+	for b.Loop() {
+		batch.Reset()
+		batch.PutFlow(1, flow)
+	}
+}
+
+func BenchmarkDecodeAndPrintFlow(b *testing.B) {
+	var e nla.Encoder
+	benchmarkFlow().appendTo(&e)
+	b.ReportAllocs()
+	for b.Loop() {
+		f, _ := decodeFlow(e.B)
+		_ = f.String()
 	}
 }

@@ -73,7 +73,6 @@ func TestIntegrationSetFields(t *testing.T) {
 // matching is a field, with a frame that matches it and a frame that differs in that field alone.
 type matching struct {
 	match string
-	hit   []byte
 	miss  edit
 	base  func() headers
 }

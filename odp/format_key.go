@@ -6,12 +6,24 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+
+	"github.com/overweave/overweave/odp/internal/nla"
 )
 
 // printer writes keys and actions.
 type printer struct {
 	Notation
-	b []byte
+	b                     []byte
+	valueBytes, maskBytes nla.Encoder // of the key that is being written
+}
+
+// payload returns the bytes of a key, in memory that is used again; nothing if it cannot be encoded.
+func payload(e *nla.Encoder, k Key) []byte {
+	*e = nla.Encoder{B: e.B[:0]}
+	if k.appendPayload(e); e.Err != nil {
+		return nil
+	}
+	return e.B
 }
 
 func (p *printer) str(s string) { p.b = append(p.b, s...) }
@@ -108,20 +120,18 @@ func (p *printer) encap(k Encap, mask Key, exact bool) {
 }
 
 func (p *printer) fixedKey(l layout, k, mask Key, exact bool) {
-	v, _ := keyPayload(k)
-	var m []byte
-	switch {
-	case exact:
-		m, _ = keyPayload(exactMask(k))
-	case mask != nil:
-		m, _ = keyPayload(mask)
+	if exact {
+		mask = exactMask(k)
 	}
-	if len(v) != l.size || (m != nil && len(m) != l.size) { // a key that cannot be encoded
+	v := payload(&p.valueBytes, k)
+	var wildcard [40]byte // of the longest key
+	m := wildcard[:l.size]
+	if mask != nil {
+		m = payload(&p.maskBytes, mask)
+	}
+	if len(v) != l.size || len(m) != l.size { // a key that cannot be encoded
 		p.printf("%s(?)", l.name)
 		return
-	}
-	if m == nil {
-		m = make([]byte, l.size)
 	}
 	p.str(l.name + "(")
 	for _, f := range l.fields() {
@@ -136,13 +146,13 @@ func (p *printer) fixedKey(l layout, k, mask Key, exact bool) {
 		if f.name != "" {
 			p.str(f.name + "=")
 		}
-		p.value(f.kind, fv, fm)
+		p.fieldValue(f.kind, fv, fm)
 	}
 	p.str(")")
 }
 
-// value writes the field's value and, if it is not exact, its mask.
-func (p *printer) value(kind fieldKind, v, m []byte) {
+// fieldValue writes the field's value and, if it is not exact, its mask.
+func (p *printer) fieldValue(kind fieldKind, v, m []byte) {
 	exact := allOnes(m)
 	switch kind {
 	case decimal:

@@ -157,7 +157,17 @@ func exactMask(k Key) Key {
 
 // isZero reports whether a mask has no bit that must match.
 func isZero(k Key) bool {
-	switch k := k.(type) {
+	switch k := k.(type) { // the commonest first, without going by way of their bytes
+	case InPort:
+		return k == 0
+	case RecircID:
+		return k == 0
+	case EtherType:
+		return k == 0
+	case Ethernet:
+		return k == Ethernet{}
+	case IPv4:
+		return k.Proto|k.TOS|k.TTL|uint8(k.Frag) == 0 && zeroAddr(k.Src) && zeroAddr(k.Dst)
 	case Tunnel:
 		return k.isZero()
 	case Encap:

@@ -177,8 +177,10 @@ func decodeNSH(p []byte) (Key, error) {
 			}
 		case it.Type() == nshMD2:
 			k.MD2 = d
+		case it.Type() > nshMD2:
+			return UnknownKey{Type: keyNSH, Data: p}, nil
 		default:
-			return nil, &DecodeError{What: "key nsh", Reason: "unknown part"}
+			return nil, short("key nsh", it.Type())
 		}
 	}
 	if it.Err() != nil {

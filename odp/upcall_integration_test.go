@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"net"
 	"os"
-	"syscall"
 	"testing"
 	"time"
 
@@ -108,42 +107,6 @@ func bitOf(b bool) int {
 		return 1
 	}
 	return 0
-}
-
-// Errors of the kernel come back as what they are, and nothing hangs.
-func TestIntegrationErrors(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
-		return
-	}
-	c := openKernel(t)
-	dp := newDatapath(t, c, odp.DatapathSpec{Name: "odptest3"})
-	ctx := t.Context()
-	_, err := c.CreateDatapath(ctx, odp.DatapathSpec{Name: "odptest3"})
-	require.ErrorIs(t, err, os.ErrExist)
-	_, err = c.Datapath(ctx, "nowhere")
-	require.ErrorIs(t, err, os.ErrNotExist)
-	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odptest3", Type: odp.Internal})
-	require.ErrorIs(t, err, os.ErrExist)
-	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "nodevice", Type: odp.Netdev})
-	require.ErrorIs(t, err, os.ErrNotExist)
-	v, err := c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odpint", Type: odp.Internal, Number: 7})
-	require.NoError(t, err)
-	require.EqualValues(t, 7, v.Number)
-	_, err = c.CreateVport(ctx, dp.Index, odp.VportSpec{Name: "odpint2", Type: odp.Internal, Number: 7})
-	require.ErrorIs(t, err, syscall.EBUSY)
-	require.ErrorIs(t, c.Probe(ctx, dp.Index, odp.FeatureDrop), odp.ErrNotSupported)
-	require.NoError(t, c.Probe(ctx, dp.Index, odp.FeatureDecTTL))
-	err = c.PutFlow(ctx, dp.Index, odp.Flow{Match: odp.Match{odp.Exact(odp.InPort(1))}, Actions: []odp.Action{odp.Drop(0)}})
-	require.ErrorIs(t, err, odp.ErrNotSupported)
-	require.ErrorContains(t, err, "drop with a reason")
-	require.NoError(t, c.DeleteDatapath(ctx, dp.Index))
-	require.ErrorIs(t, c.FlushFlows(ctx, dp.Index), os.ErrNotExist)
-	for _, err := range c.Flows(ctx, dp.Index, odp.DumpOptions{}) {
-		require.ErrorIs(t, err, os.ErrNotExist)
-	}
-	canceled, cancel := context.WithCancel(ctx)
-	cancel()
-	require.ErrorIs(t, c.FlushFlows(canceled, dp.Index), context.Canceled)
 }
 
 func TestIntegrationVports(t *testing.T) {

@@ -38,7 +38,8 @@
 //   - Errors of the socket lose a datagram, not the link.
 //   - The path MTU is asked of the kernel instead of provoking an error with a frame of 60000 bytes. If that is below the
 //     search's floor of 552, the search stays at or below it.
-//   - The path MTU is tested again each minute, and every 10 minutes more is tried if the kernel believes in more.
+//   - The path MTU is tested again each minute. If the kernel comes to believe in a larger one, or has done so for 10 minutes,
+//     that is tried.
 //   - TCP segments that arrive one by one are joined to super-frames before they go to this host's stations.
 //   - A repeated ConnectionEstablished, an MTU confirmed without a search, and MTU tests below 68 bytes are ignored;
 //     answers to tests are limited in rate.

@@ -23,10 +23,20 @@ import (
 //	a 10.0.1.1 --- 10.0.1.2 r 10.0.2.2 --- 10.0.2.1 b
 //	          MTU 1500           MTU 1300
 type hosts struct {
-	a, b, r *lab.Host
+	a, b, r  *lab.Host
+	toA, toB *lab.Link // of the router
 }
 
 func newHosts(t *testing.T) *hosts {
+	return newHostsWith(t, []string{"10.0.1.1/24", "10.0.1.2/24", "10.0.2.1/24", "10.0.2.2/24"}, "ipv4/ip_forward")
+}
+
+// newHosts6 is newHosts with an underlay of IPv6 alone.
+func newHosts6(t *testing.T) *hosts {
+	return newHostsWith(t, []string{"fd01::1/64", "fd01::2/64", "fd02::1/64", "fd02::2/64"}, "ipv6/conf/all/forwarding")
+}
+
+func newHostsWith(t *testing.T, addrs []string, forwarding string) *hosts {
 	l := labtest.New(t)
 	h := &hosts{}
 	for name, host := range map[string]**lab.Host{"a": &h.a, "b": &h.b, "r": &h.r} {
@@ -35,14 +45,15 @@ func newHosts(t *testing.T) *hosts {
 		require.NoError(t, err)
 	}
 	prefix := netip.MustParsePrefix
-	_, err := l.Link(h.a, h.r, lab.LinkConfig{A: prefix("10.0.1.1/24"), B: prefix("10.0.1.2/24")})
+	var err error
+	h.toA, err = l.Link(h.a, h.r, lab.LinkConfig{A: prefix(addrs[0]), B: prefix(addrs[1])})
 	require.NoError(t, err)
-	_, err = l.Link(h.b, h.r, lab.LinkConfig{MTU: 1300, A: prefix("10.0.2.1/24"), B: prefix("10.0.2.2/24")})
+	h.toB, err = l.Link(h.b, h.r, lab.LinkConfig{MTU: 1300, A: prefix(addrs[2]), B: prefix(addrs[3])})
 	require.NoError(t, err)
-	require.NoError(t, h.r.Do(func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0) }))
-	for gateway, host := range map[string]*lab.Host{"10.0.1.2": h.a, "10.0.2.2": h.b} {
+	require.NoError(t, h.r.Do(func() error { return os.WriteFile("/proc/sys/net/"+forwarding, []byte("1"), 0) }))
+	for gateway, host := range map[string]*lab.Host{addrs[1]: h.a, addrs[3]: h.b} {
 		require.NoError(t, host.Do(func() error {
-			return netlink.RouteAdd(&netlink.Route{Gw: netip.MustParseAddr(gateway).AsSlice()})
+			return netlink.RouteAdd(&netlink.Route{Gw: prefix(gateway).Addr().AsSlice()})
 		}))
 	}
 	return h

@@ -16,7 +16,7 @@ const (
 	heartbeatTimeout = 60 * time.Second
 	fragTestInterval = 5 * time.Minute
 	mtuTestInterval  = time.Minute      // see whether what is in use still passes
-	mtuAskInterval   = 10 * time.Minute // see whether more does
+	mtuGrowInterval  = 10 * time.Minute // try what the kernel believes in, although it believed so before
 
 	unknownMTU = 65535
 	maxIP      = 65535
@@ -43,7 +43,8 @@ type machine struct {
 	deadline    time.Time // for the remote's next one
 	fragTest    time.Time // when the next one is due
 	mtuTest     time.Time // likewise
-	mtuAsk      time.Time
+	mtuGrow     time.Time // when to try what the kernel believes in, although it believed so before
+	believed    int       // what the kernel said last, as an MTU of the overlay
 
 	mtu         int // of the overlay
 	maxPayload  int // of a D datagram
@@ -109,6 +110,7 @@ func (m *machine) tick(now time.Time) {
 	if m.remote.IsValid() && !now.Before(m.heartbeat) {
 		m.heartbeat = now.Add(m.interval)
 		m.do(action{kind: doHeartbeat})
+		m.askMTU()
 	}
 	if m.established && !now.Before(m.fragTest) {
 		m.fragTest, m.fragTrusted = now.Add(fragTestInterval), false
@@ -120,17 +122,14 @@ func (m *machine) tick(now time.Time) {
 	m.tickSearch(now)
 }
 
-// tickMTU has the path MTU looked after: a path may begin to swallow what it carried before, and it may come to carry more.
+// tickMTU sees now and then whether the path still carries what it did.
 func (m *machine) tickMTU(now time.Time) {
-	if !now.Before(m.mtuAsk) {
-		m.mtuAsk, m.mtuTest = now.Add(mtuAskInterval), now.Add(mtuTestInterval) // not both at once
-		m.askMTU()
+	if now.Before(m.mtuTest) {
+		return
 	}
-	if !now.Before(m.mtuTest) {
-		m.mtuTest = now.Add(mtuTestInterval)
-		if !m.search.running() && m.mtu != unknownMTU {
-			m.search.start(m.mtu)
-		}
+	m.mtuTest = now.Add(mtuTestInterval)
+	if !m.search.running() && m.mtu != unknownMTU {
+		m.search.start(m.mtu)
 	}
 }
 
@@ -161,7 +160,6 @@ func (m *machine) next() time.Time {
 	if m.established {
 		earlier(m.fragTest)
 		earlier(m.mtuTest)
-		earlier(m.mtuAsk)
 	}
 	if m.search.running() {
 		earlier(m.search.due())
@@ -237,7 +235,7 @@ func (m *machine) control(now time.Time, tag byte, payload []byte) {
 func (m *machine) onEstablished(now time.Time) {
 	m.established, m.interval = true, slowHeartbeat
 	m.heartbeat, m.fragTest = now.Add(slowHeartbeat), now
-	m.mtuTest, m.mtuAsk = now.Add(mtuTestInterval), now.Add(mtuAskInterval)
+	m.mtuTest = now.Add(mtuTestInterval)
 	m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Established}})
 	m.do(action{kind: doAskMTU})
 	m.tick(now)
@@ -259,12 +257,14 @@ func (m *machine) pathMTU(now time.Time, pmtu int) {
 		return
 	case m.search.running() && mtu >= m.search.cand:
 		return
-	case mtu > m.mtu:
-		m.search.grow(m.mtu, mtu)
 	case mtu < m.mtu:
 		m.search.start(mtu)
 		m.setMTU(mtu)
+	case mtu > m.mtu && (mtu != m.believed || !now.Before(m.mtuGrow)):
+		m.mtuGrow = now.Add(mtuGrowInterval)
+		m.search.grow(m.mtu, mtu)
 	}
+	m.believed = mtu
 	m.tick(now)
 }
 

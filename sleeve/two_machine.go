@@ -144,22 +144,14 @@ func (m *machine2) pingNow(now time.Time) {
 		return
 	}
 	m.ping = now.Add(ping2Slow)
-	if m.path.size > 0 && !m.path.searching() {
-		if m.path.full() {
-			m.path.suspect()
-			return
-		}
-		m.seq++
-		m.do(action2{kind: do2Ping, seq: m.seq, size: m.path.size})
-	}
+	m.askMTU()
+	m.path.verify()
 }
 
 func (m *machine2) tickPath(now time.Time) {
-	if !m.path.again.IsZero() && !now.Before(m.path.again) {
-		m.path.again = now.Add(path2Again)
-		m.askMTU()
-	}
-	if size := m.path.tick(now); size != 0 {
+	if size := m.path.tick(now, m.answered, m.rtt); size != 0 {
+		m.seq++
+		m.do(action2{kind: do2Ping, seq: m.seq}) // whose answer tells that it is for the size if the other has none
 		m.seq++
 		m.do(action2{kind: do2Ping, seq: m.seq, size: size})
 	}
@@ -181,7 +173,7 @@ func (m *machine2) next() time.Time {
 	if !m.ready() {
 		return next
 	}
-	for _, due := range []time.Time{m.ping, m.path.again, m.path.retry} {
+	for _, due := range []time.Time{m.ping, m.path.retry} {
 		if !due.IsZero() && due.Before(next) && (due != m.path.retry || m.path.searching()) {
 			next = due
 		}

@@ -7,9 +7,11 @@ const (
 	usualMTU      = 1500
 	path2Step     = 8 // do not search for less than this
 	path2Attempts = 4
-	path2Retry    = 150 * time.Millisecond // of a test the first time; then twice that, and so on
-	path2Missed   = 3                      // full datagrams without answer until the path is taken to have changed
-	path2Again    = 10 * time.Minute       // look whether more passes
+	path2Retry    = 150 * time.Millisecond // of a test the first time, if the round trip is not known; then twice that, and so on
+	path2Trips    = 4                      // round trips that a test has, between the next two
+	path2MinRetry = 40 * time.Millisecond
+	path2MaxRetry = time.Second
+	path2Again    = 10 * time.Minute // try what the system believes in, although it believed so before
 )
 
 // path2 finds the largest datagram that passes a path: first what the system believes in, then by halving. It takes
@@ -19,18 +21,21 @@ type path2 struct {
 	good, bad int
 	cand      int // being tried; 0 if no search is running
 	sent      int
+	began     time.Time // when its first test was sent
 	retry     time.Time
-	missed    int       // full datagrams in a row without answer
-	again     time.Time // when to ask the system anew; zero: never yet
+	believed  int       // what the system said last
+	again     time.Time // when to try that once more
 }
 
 func (p *path2) searching() bool { return p.cand != 0 }
 
-// believe takes what the system believes to pass, and has it tested, unless it is what is in use already.
+// believe takes what the system believes to pass, and has it tested if that is news, or was tested long ago.
 func (p *path2) believe(now time.Time, limit int) {
-	p.again = now.Add(path2Again)
-	p.missed = 0
 	limit = max(limit, path2Floor)
+	if limit == p.believed && now.Before(p.again) && p.size <= limit {
+		return
+	}
+	p.again, p.believed = now.Add(path2Again), limit
 	if limit == p.good && p.size == p.good || p.searching() && limit == p.bad-1 {
 		return
 	}
@@ -41,19 +46,25 @@ func (p *path2) believe(now time.Time, limit int) {
 	p.try(limit)
 }
 
-// suspect begins again after full datagrams got lost.
-func (p *path2) suspect() {
-	p.missed = 0
+// verify tests whether what is in use still passes. If not a search begins.
+func (p *path2) verify() {
+	if p.searching() || p.size == 0 {
+		return
+	}
 	p.good, p.bad = path2Floor, max(p.size, path2Floor)+1
 	p.try(p.size)
 }
 
 func (p *path2) try(size int) { p.cand, p.sent, p.retry = size, 0, time.Time{} }
 
-// tick returns the size to test now, 0 if there is nothing to send. A candidate without answer is given up.
-func (p *path2) tick(now time.Time) int {
+// tick returns the size to test now, 0 if there is nothing to send. A candidate without answer is given up, if
+// something else was answered meanwhile, the last at heard. rtt is 0 if it is not known.
+func (p *path2) tick(now, heard time.Time, rtt time.Duration) int {
 	if !p.searching() || now.Before(p.retry) {
 		return 0
+	}
+	if p.sent == path2Attempts && !heard.After(p.began) { // nothing passes now
+		p.sent--
 	}
 	if p.sent == path2Attempts {
 		p.bad = p.cand
@@ -61,16 +72,20 @@ func (p *path2) tick(now time.Time) int {
 			return 0
 		}
 	}
-	p.retry = now.Add(path2Retry << p.sent)
+	if p.sent == 0 {
+		p.began = now
+	}
+	wait := path2Retry
+	if rtt > 0 {
+		wait = min(max(path2Trips*rtt, path2MinRetry), path2MaxRetry)
+	}
+	p.retry = now.Add(wait << p.sent)
 	p.sent++
 	return p.cand
 }
 
 // passed takes the remote's word that a datagram arrived.
 func (p *path2) passed(size int) {
-	if size >= p.size {
-		p.missed = 0
-	}
 	if p.searching() && size == p.cand {
 		p.good, p.size = size, max(p.size, size)
 		p.advance()
@@ -86,10 +101,4 @@ func (p *path2) advance() {
 		return
 	}
 	p.size = p.good
-}
-
-// full notes that a datagram of the size in use is sent, to be answered. It returns true if too many of them were not.
-func (p *path2) full() (lost bool) {
-	p.missed++
-	return p.missed > path2Missed
 }

@@ -10,16 +10,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"maps"
-	"net/netip"
-	"os"
-	"os/signal"
 	"time"
 
-	"github.com/overweave/overweave/mesh"
+	"github.com/overweave/overweave/examples/internal/member"
 	"github.com/overweave/overweave/mesh/gossip"
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -50,25 +46,10 @@ func (c counter) sum() (n uint64) {
 	return n
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "counter:", err)
-		os.Exit(1)
-	}
-}
+func main() { member.Main("counter", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
-	c := mesh.Config{Name: peer.Random()}
-	fs := flag.NewFlagSet("counter", flag.ContinueOnError)
-	fs.TextVar(&c.Name, "name", c.Name, "name of this peer")
-	fs.TextVar(&c.Listen, "listen", netip.MustParseAddrPort("0.0.0.0:6783"), "address to listen on")
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	c.Targets = fs.Args()
-	router, err := mesh.New(c)
+	router, err := member.New(args)
 	if err != nil {
 		return err
 	}
@@ -76,16 +57,8 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- router.Run(ctx) }()
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			count.Change(func(now counter) counter { return counter{c.Name: now[c.Name] + 1} })
-		}
-	}
+	self := router.Self().Name
+	return member.Run(ctx, router, time.Second, func() {
+		count.Change(func(now counter) counter { return counter{self: now[self] + 1} })
+	})
 }

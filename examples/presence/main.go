@@ -8,53 +8,22 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
-	"os/signal"
 	"time"
 
+	"github.com/overweave/overweave/examples/internal/member"
 	"github.com/overweave/overweave/mesh"
-	"github.com/overweave/overweave/mesh/peer"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "presence:", err)
-		os.Exit(1)
-	}
-}
+func main() { member.Main("presence", run) }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
-	hostname, _ := os.Hostname() // a nickname may be empty
-	c := mesh.Config{Name: peer.Random()}
-	fs := flag.NewFlagSet("presence", flag.ContinueOnError)
-	fs.StringVar(&c.Nickname, "nick", hostname, "nickname")
-	fs.TextVar(&c.Listen, "listen", netip.MustParseAddrPort("0.0.0.0:6783"), "address to listen on")
-	if err := fs.Parse(args); err != nil {
-		return err
-	}
-	c.Targets = fs.Args()
-	router, err := mesh.New(c)
+	router, err := member.New(args)
 	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- router.Run(ctx) }()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			show(out, router)
-		}
-	}
+	return member.Run(ctx, router, 200*time.Millisecond, func() { show(out, router) })
 }
 
 // show draws the list again, from the top of the terminal.

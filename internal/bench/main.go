@@ -23,6 +23,7 @@ type measurement struct {
 
 func measurements() []measurement {
 	return []measurement{
+		{"fastdp", "two containers on two hosts in the kernel: fastdp next to VXLAN, in the clear and in ESP; many MACs", runFastDP},
 		{"ipam", "one allocator: allocations in memory and on disk, merging a gossiped ring, memory", runIPAM},
 		{"mesh", "many peers in one process over TCP: time and cost to agree on who is there", runMesh},
 		{"odp", "flows and misses of the Open vSwitch datapath, beside ovs-dpctl and ovs-vswitchd", runODP},

@@ -14,7 +14,6 @@ import (
 	"runtime/pprof"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -138,8 +137,8 @@ func (m *meshBench) measure(ctx context.Context) (*meshResult, error) {
 		return nil, err
 	}
 	res.Goroutines = runtime.NumGoroutine()
-	res.RSS = peakMiB()
-	return res, nil
+	res.RSS, err = memoryMiB(os.Getpid(), "VmHWM")
+	return res, err
 }
 
 func (m *meshBench) build() error {
@@ -309,16 +308,4 @@ func cpuTime() time.Duration {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
-// peakMiB returns the most memory the process has had, as the system counts it.
-func peakMiB() float64 {
-	text, _ := os.ReadFile("/proc/self/status")
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			return kib / 1024
-		}
-	}
-	return 0
 }

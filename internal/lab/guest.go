@@ -10,8 +10,9 @@ import (
 )
 
 const (
-	// guestVariable names an executable that is to be the guest.
+	// guestVariable names an executable that is to be the guest, or has qemuGuest.
 	guestVariable = "OVERWEAVE_GUEST"
+	qemuGuest     = "qemu"
 	// sharedGuest is where a guest may lie, seen from the root of the module.
 	sharedGuest = "../shared/lab/guest"
 )
@@ -52,16 +53,17 @@ type GuestProcess struct {
 // InGuest reports whether this process runs in a guest.
 func InGuest() bool { return slices.Contains(os.Environ(), GuestMark) }
 
-// Guests returns the guests that there are, the best first: the executable that OVERWEAVE_GUEST names, and then no other; the
-// executable lab/guest in a folder "shared" beside the module; qemu with the kernel of a distribution's package. Such an
+// Guests returns the guests that there are, the best first: the executable that OVERWEAVE_GUEST names, or what it means by "qemu", and
+// then no other; the executable lab/guest in a folder "shared" beside the module; qemu with the kernel of a distribution's package. Such an
 // executable is called with a command as its arguments, runs it as root in a kernel that has the files of this machine, our
 // working directory and our environment, and has its output and exit code. The error wraps [ErrNoGuest] if there is none.
 func Guests() ([]Guest, error) {
-	if path := os.Getenv(guestVariable); path != "" {
-		return []Guest{executable(path)}, nil
+	named := os.Getenv(guestVariable)
+	if named != "" && named != qemuGuest {
+		return []Guest{executable(named)}, nil
 	}
 	var found []Guest
-	if path, err := filepath.Abs(filepath.Join(moduleRoot(), sharedGuest)); err == nil {
+	if path, err := filepath.Abs(filepath.Join(moduleRoot(), sharedGuest)); err == nil && named == "" {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 			found = append(found, executable(path))
 		}

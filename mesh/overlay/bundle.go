@@ -184,7 +184,8 @@ func (m *member) carries(src, dst peer.Name) bool {
 	return m.datapath == nil || m.datapath.Carries(src, dst)
 }
 
-// send sends frames over the best link; false if there is none. Of frames captured here, a datapath has sent its part.
+// send sends frames over the best link; false if there is none. Of frames captured here that are flooded, a datapath has sent
+// its part. One for a single peer it has given to the port because it did not carry it then: if it does now, it has not yet.
 func (b *Bundle) send(frames []Frame, captured bool) bool {
 	m := b.best.Load()
 	if m == nil {
@@ -200,7 +201,7 @@ func (b *Bundle) send(frames []Frame, captured bool) bool {
 		switch {
 		case m == nil:
 			ok = false
-		case m.datapath == nil || !captured:
+		case m.datapath == nil || !captured || !frames[i].Flooded:
 			m.send(frames[i : i+1])
 		}
 	}

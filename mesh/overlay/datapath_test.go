@@ -42,6 +42,10 @@ func TestDatapathSendsItsPart(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, [2]int{}, sentBy(fast), "captured: the datapath has sent it")
 		require.Equal(t, [2]int{}, sentBy(second))
+		sw.Forwarder().LearnRemote(now, mac(macB), peerB)
+		require.NoError(t, port.Inject(ethernet(macB, macA)))
+		synctest.Wait()
+		require.Equal(t, [2]int{1, 0}, sentBy(fast), "for a single peer: the datapath thought that another link carries it")
 
 		fast.links[0].Report(overlay.Event{Kind: overlay.OnHold, Err: errTest})
 		require.NoError(t, port.Inject(ethernet(all, macA)))
@@ -115,4 +119,13 @@ func TestDatapathSecond(t *testing.T) {
 		synctest.Wait()
 		require.Empty(t, fast.last().take(), "now it sends by itself")
 	})
+}
+
+// TestDatapathBehindOneOnHold: what it cannot carry does not go over a link that was better once.
+func TestDatapathBehindOneOnHold(t *testing.T) {
+	first, fast, last := &stub{name: "first"}, &stub{name: "fast", carries: func(peer.Name, peer.Name) bool { return false }}, &stub{name: "last"}
+	sw := newSwitch(t, nil, first, fast, last)
+	link(t, sw, peerB, "first fast last")
+	first.last().Report(overlay.Event{Kind: overlay.OnHold, Err: errTest})
+	require.Equal(t, overlay.Link(last.last()), sw.Forwarder().Link(peerB, peerA, peerB))
 }

@@ -216,6 +216,14 @@ func TestAnnouncementsAreFew(t *testing.T) {
 		}
 		require.Len(t, last.Groups, 300)
 		require.False(t, last.All)
+
+		time.Sleep(settled + 500*time.Millisecond)
+		ahead := last.Version + 1e9
+		sw.Forwarder().SetMemberships(overlay.Memberships{peerA: {Version: ahead}})
+		synctest.Wait()
+		last.Version = ahead + 1
+		require.Len(t, said, 1)
+		require.Equal(t, last, <-said, "what others take for ours is set right at once")
 	})
 }
 

@@ -96,7 +96,8 @@ type SegmentedLink interface {
 
 // DatapathLink is a Link of a datapath in the kernel that makes the same decisions as the switch: what stations of this host
 // send reaches the link's peer without the switch, and the Port has it only if it goes to other links as well. So the switch
-// hands such a link only frames that came over another link.
+// hands such a link no frames of this host's stations that are flooded; but it does those for a single peer, which the Port has
+// only because another link carried them a moment ago.
 type DatapathLink interface {
 	Link
 	// Carries reports whether the link can carry frames that entered the overlay at src and are to leave it at dst. If not

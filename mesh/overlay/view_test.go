@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -166,6 +167,9 @@ func TestMembersOutOfReach(t *testing.T) {
 	f.SetMemberships(nil)
 	require.Equal(t, []peer.Name{2, 3}, f.Outbound(groupNo(1)).Flood)
 	require.Equal(t, []peer.Name{2, 3}, f.WantAll(), "nobody announces any more")
+	f = newNetwork(edges, nil)[1]
+	f.SetMemberships(Memberships{1: {Groups: []MAC{groupNo(1)}}, 2: {}, 3: {}})
+	require.Equal(t, []peer.Name{2, 3}, f.Outbound(groupNo(1)).Flood, "of ourselves we do not learn from others")
 }
 
 // TestFloodSetsAreKept: a set is computed once, and again when routes or memberships change; what is kept is bounded.
@@ -209,15 +213,38 @@ func TestFloodSetsAreKept(t *testing.T) {
 			f.Inbound(p, 1, groupNo(1000+i)) // no group
 		}
 	}
+	for k := range kept(f) {
+		require.LessOrEqual(t, k.src, peer.Name(10))
+		require.True(t, k.group == MAC{} || k.group[4] < 2)
+	}
+}
+
+// kept returns what a forwarder keeps.
+func kept(f *Forwarder) map[floodKey][]peer.Name {
+	out := map[floodKey][]peer.Name{}
 	for i := range f.view.Load().sets {
 		if sets := f.view.Load().sets[i].Load(); sets != nil {
-			require.LessOrEqual(t, len(*sets), maxFloodSets)
-			for k := range *sets {
-				require.LessOrEqual(t, k.src, peer.Name(10))
-				require.True(t, k.group == MAC{} || k.group[4] < 2)
-			}
+			maps.Copy(out, *sets)
 		}
 	}
+	return out
+}
+
+// TestFloodSetsAreBounded, however many groups there are.
+func TestFloodSetsAreBounded(t *testing.T) {
+	edges := map[peer.Name][]peer.Name{1: {2}, 2: {1}}
+	f := newNetwork(edges, nil)[1]
+	said := Memberships{2: {}}
+	for i := range floodShards*maxFloodSets + 5000 {
+		said[2] = Announcement{Groups: append(said[2].Groups, groupNo(i))}
+	}
+	f.SetMemberships(said)
+	for _, g := range said[2].Groups {
+		require.Equal(t, []peer.Name{2}, f.Outbound(g).Flood)
+		require.Equal(t, []peer.Name{2}, f.Outbound(g).Flood)
+	}
+	require.LessOrEqual(t, len(kept(f)), floodShards*maxFloodSets)
+	require.Greater(t, len(kept(f)), 1000)
 }
 
 // TestMembershipChangesAreTold to those who keep decisions.

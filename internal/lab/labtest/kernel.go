@@ -44,14 +44,14 @@ func RequireKernel(t *testing.T, features ...lab.Feature) (here bool) {
 		fmt.Println(lacksMark + strings.ReplaceAll(missing.Error(), "\n", "; "))
 		t.SkipNow()
 	case raceEnabled:
-		unavailable(t, fmt.Errorf("%w, and a guest has no race detector", missing))
+		Unavailable(t, fmt.Errorf("%w, and a guest has no race detector", missing))
 	}
 	output, code, err := guests.run(t, features, request{Args: arguments(t), Env: os.Environ(), Dir: folder(t)})
 	if len(output) > 0 {
 		t.Logf("in a guest kernel:\n%s", output)
 	}
 	if errors.Is(err, lab.ErrNoGuest) || errors.Is(err, lab.ErrNoFeature) {
-		unavailable(t, err)
+		Unavailable(t, err)
 	}
 	if err != nil {
 		t.Fatal("in a guest kernel: ", err)
@@ -66,7 +66,7 @@ func RequireTool(t testing.TB, program, debianPackage string) (path string) {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		unavailable(t, fmt.Errorf("%w (Debian has it in the package %s)", err, debianPackage))
+		Unavailable(t, fmt.Errorf("%w (Debian has it in the package %s)", err, debianPackage))
 	}
 	return path
 }
@@ -84,8 +84,9 @@ func lacking(output string) string {
 	return ""
 }
 
-// unavailable ends a test for which something is missing on this machine.
-func unavailable(t testing.TB, err error) {
+// Unavailable ends a test for which something is missing on this machine: it is skipped, or fails if the environment says
+// OVERWEAVE_REQUIRE_LAB=1.
+func Unavailable(t testing.TB, err error) {
 	t.Helper()
 	if os.Getenv(requireVariable) == "1" {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ func Require(t testing.TB) {
 	t.Helper()
 	enterGuest()
 	if err := lab.Check(); err != nil {
-		unavailable(t, err)
+		Unavailable(t, err)
 	}
 }
 

@@ -1,11 +1,14 @@
-// Command setup gets a guest kernel for the tests that need one: it installs qemu and a kernel package where there is none
-// yet, as root on Debian and its like. It says what it does, and fails if afterwards there is still none.
+// Command setup gets what tests need that Go does not bring: a guest kernel, for which it installs qemu and a kernel package where there
+// is none yet, and the tools of Open vSwitch, which judge what we do. It takes root on Debian or its like. It says what it does, and
+// fails if afterwards something is still missing.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 
 	"github.com/overweave/overweave/internal/lab"
 )
@@ -18,25 +21,16 @@ func main() {
 }
 
 func setup() error {
-	features := []lab.Feature{lab.OpenVSwitch, lab.ESP, lab.Netem, lab.Geneve}
-	missing := lab.Missing(features...)
-	if missing == nil {
-		fmt.Println("the running kernel has all that the tests need")
-		return nil
-	}
-	if guests, err := lab.Guests(); err == nil {
-		fmt.Println("tests that need another kernel use", guests[0])
+	packages, why := missing()
+	if packages == nil {
 		return nil
 	}
 	apt, err := exec.LookPath("apt-get")
 	if err != nil || os.Getuid() != 0 {
-		return fmt.Errorf("%w; %w", missing, lab.ErrNoGuest)
+		return why
 	}
-	fmt.Println("installing qemu-system-x86 and linux-image-amd64, for tests that need another kernel")
-	for _, args := range [][]string{
-		{"update"},
-		{"install", "-y", "--no-install-recommends", "qemu-system-x86", "linux-image-amd64"},
-	} {
+	fmt.Println("installing", strings.Join(packages, ", "), "for tests")
+	for _, args := range [][]string{{"update"}, append([]string{"install", "-y", "--no-install-recommends"}, packages...)} {
 		cmd := exec.Command(apt, args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -44,6 +38,24 @@ func setup() error {
 			return fmt.Errorf("apt-get %s: %w", args[0], err)
 		}
 	}
-	_, err = lab.Guests()
-	return err
+	_, why = missing()
+	return why
+}
+
+// missing returns the packages of what is not there, and says what that is.
+func missing() (packages []string, why error) {
+	err := lab.Missing(lab.OpenVSwitch, lab.ESP, lab.Netem, lab.Geneve)
+	guests, gerr := lab.Guests()
+	switch {
+	case err == nil:
+		fmt.Println("the running kernel has all that the tests need")
+	case gerr == nil:
+		fmt.Println("tests that need another kernel use", guests[0])
+	default:
+		packages, why = []string{"qemu-system-x86", "linux-image-amd64"}, fmt.Errorf("%w; %w", err, gerr)
+	}
+	if _, err := exec.LookPath("ovs-dpctl"); err != nil {
+		packages, why = append(packages, "openvswitch-switch"), errors.Join(why, err)
+	}
+	return packages, why
 }

@@ -100,19 +100,9 @@ func (e *Elector) Claims() Claims {
 // Quorum returns the quorum, or 0 while none is set.
 func (e *Elector) Quorum() int { return e.quorum }
 
-// SetQuorum sets how many voters must agree, at least 1. Only the first call counts.
-func (e *Elector) SetQuorum(n int) {
-	if e.quorum == 0 {
-		e.quorum = max(n, 1)
-	}
-}
-
-// LowerQuorum lowers a quorum that was set to n, at least 1. That is as safe, or unsafe, as setting n at first.
-func (e *Elector) LowerQuorum(n int) {
-	if e.quorum > n {
-		e.quorum = max(n, 1)
-	}
-}
+// SetQuorum sets how many voters must agree, at least 1. It may change in the course of a vote: raised to count voters who
+// have come, or lowered to go on without some, which is as safe, or unsafe, as setting that at first.
+func (e *Elector) SetQuorum(n int) { e.quorum = max(n, 1) }
 
 // Known returns how many peers are known to take part, by name.
 func (e *Elector) Known() int {

@@ -60,9 +60,10 @@ func (c Conflict) Error() string {
 
 // Merged is the result of a merge.
 type Merged struct {
-	Ring      *Ring      // the same pointer if nothing at all is different
-	Changed   bool       // an incoming token was taken
-	Conflicts []Conflict // what was refused, ascending
+	Ring      *Ring       // the same pointer if nothing at all is different
+	Changed   bool        // an incoming token was taken
+	Conflicts []Conflict  // what was refused, ascending
+	Ahead     []addr.Addr // me's tokens that came in at a version me has not given them, ascending
 }
 
 // Merge joins an incoming ring into r, as me, who alone may change its tokens (section 1.4). used says whether an
@@ -109,6 +110,7 @@ type merge struct {
 	used  func(addr.Range) bool
 	slots []slot
 
+	ahead     []addr.Addr
 	refused   map[int]*Conflict // by piece
 	conflicts []*Conflict
 }
@@ -157,6 +159,7 @@ func (m *merge) choose() {
 func (m *merge) pick(ours, theirs Token) (t Token, taken bool) {
 	if ours.Peer == m.me && theirs.Peer == m.me {
 		if theirs.Version > ours.Version {
+			m.ahead = append(m.ahead, ours.At)
 			ours.Version = raise(theirs.Version, 1)
 		}
 		return ours, false
@@ -248,7 +251,7 @@ func (m *merge) blame(c *Conflict, s *slot, r addr.Range) {
 
 // result builds the merged ring.
 func (m *merge) result(seeds []peer.Name) Merged {
-	var res Merged
+	res := Merged{Ahead: m.ahead}
 	tokens := make([]Token, 0, len(m.slots))
 	for _, s := range m.slots {
 		if m.refused[s.piece] == nil {

@@ -1,0 +1,456 @@
+package fastdp
+
+import (
+	"net/netip"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/overlay/overlaytest"
+	"github.com/overweave/overweave/odp"
+)
+
+func addrPort(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 6783) }
+
+func (r *rig) tunnelStep(v vni) step {
+	return step{kind: stepTunnel, port: r.number("vxlan-6784"), vni: v, outer: toB}
+}
+
+// TestMiss: a miss makes the flows for its source and its destination at once, and sends the frame on.
+func TestMiss(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		seen := len(r.k.Executed())
+		require.True(t, r.miss("a", all, here1))
+		r.settle()
+		flows := r.consistent()
+		require.Len(t, flows, 2)
+		a, b := r.number("a"), r.number("b")
+		require.Equal(t, []step{{kind: stepRecirc, port: stageLocal}}, flows[flowKey{shape: shapeSource, port: a, mac: here1}])
+		want := []step{out(b), r.tunnelStep(newVNI(id(self), id(nameB)))}
+		require.True(t, sameSteps(want, flows[flowKey{shape: shapeFromPort, port: a, mac: all}]), "%+v", flows)
+		got := r.executed(&seen)
+		require.Len(t, got, 1)
+		require.True(t, sameSteps(want, got[0]))
+		at, known := r.fwd.Station(here1)
+		require.True(t, known)
+		require.Equal(t, self, at)
+
+		r.missFromB(newVNI(id(nameB), id(self)), here1, atB)
+		r.settle()
+		require.Equal(t, [][]step{{out(a)}}, r.executed(&seen))
+		flows = r.consistent()
+		require.Equal(t, []step{out(a)}, flows[flowKey{shape: shapeDeliver, mac: here1}])
+		require.Len(t, flows, 4)
+		require.EqualValues(t, 2, r.Status().Counts["misses"])
+		require.Equal(t, map[string]int{"source": 1, "from_port": 1, "arrive": 1, "deliver": 1}, r.Status().Flows)
+	})
+}
+
+// TestUnrelatedChange: what does not matter to a flow does not touch it, and its statistics go on.
+func TestUnrelatedChange(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.connect(nameC, netip.MustParseAddr("10.0.0.3"), "sleeve")
+		r.fwd.LearnRemote(time.Now(), atB, nameB)
+		r.fwd.LearnRemote(time.Now(), atD, nameD)
+		for _, dst := range []overlay.MAC{all, atB, atD} {
+			r.miss("a", dst, here1)
+		}
+		r.settle()
+		before := r.consistent()
+		toD := flowKey{shape: shapeToPeer, mac: atD}
+		require.Contains(t, before, toD)
+		for range 5 {
+			require.True(t, r.k.Hit(r.dp(), toD.ufid(), 100))
+		}
+		requests := r.k.Requests()
+		r.routes.IDs[0x0a00000000ff] = 0x7ff
+		r.routes.Hops[0x0a00000000ff] = nameC
+		r.fwd.SetRoutes(r.routes)
+		r.fwd.LearnRemote(time.Now(), novel, nameB)
+		r.settle()
+		require.Equal(t, requests, r.k.Requests(), "nothing was asked of the kernel")
+
+		r.routes.Hops[nameD] = nameC // by sleeve
+		r.fwd.SetRoutes(r.routes)
+		r.settle()
+		require.Equal(t, requests+1, r.k.Requests(), "one flow is replaced")
+		after := r.consistent()
+		require.Equal(t, stepUser, after[toD][0].kind)
+		f, err := r.conn.GetFlow(t.Context(), r.dp(), odp.Flow{UFID: toD.ufid()})
+		require.NoError(t, err)
+		require.EqualValues(t, 5, f.Stats.Packets, "its statistics are kept")
+	})
+}
+
+// TestLateMiss: what changes while a flow is being made is not forgotten.
+func TestLateMiss(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.fwd.LearnRemote(time.Now(), atB, nameB)
+		r.settle()
+		r.mu.Lock()
+		r.onSend = func() { r.fwd.LearnRemote(time.Now(), atB, nameD) } // decided, but not yet told to the kernel
+		r.mu.Unlock()
+		r.miss("a", atB, here1)
+		r.settle()
+		flows := r.consistent()
+		require.Equal(t, newVNI(id(self), id(nameD)), flows[flowKey{shape: shapeToPeer, mac: atB}][0].vni)
+
+		r.mu.Lock()
+		r.onSend = func() { r.fwd.LearnLocal(time.Now().Add(time.Minute), atD) }
+		r.mu.Unlock()
+		r.fwd.LearnRemote(time.Now(), atD, nameD)
+		r.miss("a", atD, here1)
+		r.settle()
+		require.NotContains(t, r.consistent(), flowKey{shape: shapeToPeer, mac: atD}, "it is not at another peer any more")
+	})
+}
+
+// TestUnknown: a flow for an unknown station is short, and ends at once when the station is known.
+func TestUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", novel, here1)
+		r.settle()
+		flood := flowKey{shape: shapeFromPort, port: r.number("a"), mac: novel}
+		require.Contains(t, r.consistent(), flood)
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.NotContains(t, r.consistent(), flood)
+
+		r.miss("a", novel, here1)
+		r.settle()
+		r.miss("b", all, novel)
+		r.settle()
+		require.Equal(t, []step{out(r.number("b"))}, r.consistent()[flood])
+		r.missFromB(newVNI(id(nameB), id(self)), here1, atB)
+		r.miss("a", atB, here1)
+		r.settle()
+		require.Contains(t, r.consistent(), flowKey{shape: shapeToPeer, mac: atB})
+	})
+}
+
+// TestStrangers: what comes from an address without a link makes short flows that drop.
+func TestStrangers(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		b := r.mesh()
+		b.Close()
+		r.settle()
+		r.missFromB(newVNI(id(nameB), id(self)), all, atB)
+		r.settle()
+		for k, steps := range r.consistent() {
+			require.Equal(t, shapeArrive, k.shape)
+			require.Empty(t, steps)
+		}
+		_, known := r.fwd.Station(atB)
+		require.False(t, known)
+		require.Empty(t, r.k.Executed()[len(r.k.Executed()):])
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.Empty(t, r.consistent())
+	})
+}
+
+// TestHold: flows outlive the link that carries them for a while, and no longer.
+func TestHold(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.Idle = time.Second, time.Hour })
+		b := r.mesh()
+		r.missFromB(newVNI(id(nameB), id(self)), all, atB)
+		r.miss("a", atB, here1)
+		r.miss("a", all, here1)
+		r.settle()
+		before := r.consistent()
+		require.Len(t, before, 5)
+		b.Close()
+		r.fwd.SetRoutes(overlaytest.Routes{})
+		time.Sleep(9 * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent(), "as it was")
+		b = r.mesh()
+		time.Sleep(20 * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent(), "it came back")
+		r.fwd.SetRoutes(overlaytest.Routes{})
+		b.Close()
+		time.Sleep(12 * time.Second)
+		r.settle()
+		after := r.consistent()
+		require.NotContains(t, after, flowKey{shape: shapeToPeer, mac: atB})
+		require.Equal(t, []step{out(r.number("b"))}, after[flowKey{shape: shapeFromPort, port: r.number("a"), mac: all}])
+	})
+}
+
+// TestAdopt: a datapath that starts anew keeps the flows of the one before, learns from them, and removes what is not ours.
+func TestAdopt(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.missFromB(newVNI(id(nameB), id(self)), here1, atB)
+		for _, dst := range []overlay.MAC{atB, all} {
+			r.miss("a", dst, here1)
+		}
+		r.settle()
+		r.missFromB(newVNI(id(nameB), id(self)), here1, atB)
+		r.settle()
+		time.Sleep(1100 * time.Millisecond) // the end of what is short
+		r.settle()
+		before := r.consistent()
+		require.Len(t, before, 5)
+		r.stop()
+		ctx := t.Context()
+		require.NoError(t, r.conn.PutFlow(ctx, r.dp(), odp.Flow{Match: odp.Match{odp.Exact(odp.InPort(9))}, Actions: []odp.Action{odp.Output(1)}}))
+		foreign := odp.Flow{UFID: "0123456789abcdef", Match: odp.Match{odp.Exact(odp.InPort(8))}}
+		require.NoError(t, r.conn.PutFlow(ctx, r.dp(), foreign))
+
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		require.Equal(t, before, r.consistent(), "before the mesh is back")
+		require.EqualValues(t, 5, r.Status().Counts["flows_adopted"])
+		require.EqualValues(t, 2, r.Status().Counts["flows_orphaned"])
+		time.Sleep(5 * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent())
+		r.mesh()
+		at, _ := r.fwd.Station(atB)
+		require.Equal(t, nameB, at, "learned from the flows")
+		at, _ = r.fwd.Station(here1)
+		require.Equal(t, self, at)
+		time.Sleep(30 * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent())
+	})
+}
+
+// TestAdoptInVain: if the mesh does not come back, what leads to it goes.
+func TestAdoptInVain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.missFromB(newVNI(id(nameB), id(self)), all, atB)
+		r.miss("a", atB, here1)
+		r.settle()
+		require.Len(t, r.consistent(), 4)
+		r.stop()
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		time.Sleep(30 * time.Second)
+		r.settle()
+		for k := range r.consistent() {
+			require.Equal(t, shapeSource, k.shape)
+		}
+	})
+}
+
+// TestLostReplies: the kernel did not answer, and whether it did what it was asked is not known. It is found out.
+func TestLostReplies(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		r.mesh()
+		for i := range 4 {
+			dp, port := r.dp(), r.number("a")
+			r.k.LoseReplies(i + 1)
+			r.missAt(dp, port, all, overlay.MAC{2, 0, 0, 0, 5, byte(i)})
+			time.Sleep(5 * time.Second)
+			r.settle()
+			r.consistent()
+		}
+		require.NotZero(t, r.Status().Counts["replies_lost"])
+		r.k.SendStale(3)
+		r.miss("a", all, here1)
+		r.settle()
+		require.Contains(t, r.consistent(), flowKey{shape: shapeSource, port: r.number("a"), mac: here1})
+	})
+}
+
+// TestLostMisses: more is missed than there is room for. What is lost is counted, and the next miss is handled.
+func TestLostMisses(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.ODP.ReceiveBuffer = time.Second, 4096 })
+		r.mesh()
+		lost := 0
+		for lost < 5 {
+			if !r.miss("a", all, here1) {
+				lost++
+			}
+		}
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.EqualValues(t, lost, r.Status().Kernel.Lost)
+		require.NotZero(t, r.Status().Counts["misses_lost_bursts"])
+		require.True(t, r.miss("b", all, here2))
+		r.settle()
+		require.Contains(t, r.consistent(), flowKey{shape: shapeSource, port: r.number("b"), mac: here2})
+	})
+}
+
+// TestReaderIsReplaced: a reader whose socket fails is replaced, and misses are heard again.
+func TestReaderIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		dp, err := r.conn.DatapathByIndex(t.Context(), r.dp())
+		require.NoError(t, err)
+		require.Len(t, dp.UpcallPIDs, 2)
+		for _, s := range r.sockets {
+			if s.Port() == dp.UpcallPIDs[0] {
+				require.NoError(t, s.Close())
+			}
+		}
+		require.False(t, r.miss("a", all, here1))
+		time.Sleep(time.Second)
+		r.settle()
+		require.EqualValues(t, 1, r.Status().Counts["reader_restarts"])
+		require.True(t, r.miss("a", all, here1))
+		r.settle()
+		require.Len(t, r.consistent(), 2)
+	})
+}
+
+// TestDatapathDeleted: a datapath that is deleted under us is made again, with its ports.
+func TestDatapathDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		old := r.dp()
+		require.NoError(t, r.conn.DeleteDatapath(t.Context(), old))
+		r.settle()
+		require.False(t, r.Status().Running)
+		require.NotEmpty(t, r.Status().Problem)
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.True(t, r.Status().Running)
+		require.NotEqual(t, old, r.dp())
+		require.Empty(t, r.consistent())
+		require.True(t, r.miss("a", all, here1))
+		r.settle()
+		require.Len(t, r.consistent(), 2)
+		require.EqualValues(t, 1, r.Status().Counts["restarts"])
+	})
+}
+
+// TestPortsDeleted: ports that others delete are made again, and flows that lead to them are not left.
+func TestPortsDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.miss("b", all, here2)
+		r.settle()
+		for _, name := range []string{"vxlan-6784", "b"} {
+			number := r.number(name)
+			require.NoError(t, r.conn.DeleteVport(t.Context(), r.dp(), number))
+			r.settle()
+			require.NotZero(t, r.number(name), "it is back")
+			r.consistent()
+		}
+		require.NoError(t, r.RemovePort(t.Context(), "b"))
+		r.settle()
+		_, err := r.conn.Vport(t.Context(), "b")
+		require.True(t, notExist(err))
+		require.NoError(t, r.RemovePort(t.Context(), "b"))
+		for k, steps := range r.consistent() {
+			require.NotContains(t, steps, out(2), "%+v", k)
+		}
+		require.ErrorContains(t, r.AddPort(t.Context(), "datapath"), "cannot be one")
+	})
+}
+
+// TestOthersMeddle: flows that others add, change and remove are put right.
+func TestOthersMeddle(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		k := flowKey{shape: shapeFromPort, port: r.number("a"), mac: all}
+		before := r.consistent()
+		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid(), Match: k.match()}))
+		foreign := odp.Flow{UFID: "0123456789abcdef", Match: odp.Match{odp.Exact(odp.InPort(8))}}
+		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), foreign))
+		time.Sleep((fullEvery + 1) * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent())
+		_, err := r.conn.DeleteFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid()})
+		require.NoError(t, err)
+		time.Sleep(4 * time.Second)
+		r.settle()
+		r.consistent()
+		_, err = r.conn.SetFeatures(t.Context(), r.dp(), odp.Unaligned, nil)
+		require.NoError(t, err)
+		r.settle()
+		require.True(t, r.miss("a", all, here1), "its features were put right")
+		r.settle()
+		require.Equal(t, before, r.consistent())
+	})
+}
+
+// TestSweep: flows in use keep their stations known, those that are not used go.
+func TestSweep(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.Idle = time.Second, time.Minute })
+		b := r.mesh()
+		r.missFromB(newVNI(id(nameB), id(self)), all, atB)
+		r.miss("a", all, here1)
+		r.settle()
+		used := flowKey{shape: shapeArrive, port: r.number("vxlan-6784"), mac: atB, vni: newVNI(id(nameB), id(self)), outer: fromB}
+		require.Contains(t, r.consistent(), used)
+		for range 30 {
+			require.True(t, r.k.Hit(r.dp(), used.ufid(), 100))
+			time.Sleep(30 * time.Second)
+			r.fwd.Expire(time.Now())
+		}
+		r.settle()
+		require.Equal(t, map[string]int{"arrive": 1}, r.Status().Flows)
+		_, known := r.fwd.Station(atB)
+		require.True(t, known)
+		_, known = r.fwd.Station(here1)
+		require.False(t, known)
+		require.EqualValues(t, 30, b.Statuses()[0].Received.Frames)
+		require.EqualValues(t, 3000, b.Statuses()[0].Received.Bytes)
+	})
+}
+
+// TestSend sends frames that came over another overlay, and heartbeats.
+func TestSend(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		b := r.mesh()
+		seen := 0
+		heartbeats := r.executed(&seen)
+		require.True(t, sameSteps([]step{r.tunnelStep(newVNI(id(self), id(nameB)))}, heartbeats[0]))
+		l := r.fwd.Link(nameB, nameC, nameB)
+		require.NotNil(t, r.table.links.own(l))
+		l.Send([]overlay.Frame{
+			{Data: frameFor(atD, atC), Src: nameC, Dst: nameD}, {Data: frameFor(all, atC), Src: nameC, Dst: nameB, Flooded: true},
+			{Data: frameFor(all, atC), Src: 0x0aff, Dst: nameB},
+		})
+		got := r.executed(&seen)
+		require.Len(t, got, 2)
+		require.True(t, sameSteps([]step{r.tunnelStep(newVNI(id(nameC), id(nameD)))}, got[0]))
+		require.True(t, sameSteps([]step{r.tunnelStep(newVNI(id(nameC), id(nameB)))}, got[1]))
+		require.EqualValues(t, 2, b.Statuses()[0].Sent.Frames)
+		require.EqualValues(t, 1, b.Statuses()[0].Drops["no_short_id"])
+		b.Close()
+		l.Send([]overlay.Frame{{Data: frameFor(all, atC), Src: nameC, Dst: nameB}})
+		require.Empty(t, r.executed(&seen))
+		require.EqualValues(t, 1, l.Status().Drops["closed"])
+	})
+}
+
+// TestNoDatapath: a kernel without it is told by the error of Run.
+func TestNoDatapath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := New(Config{Self: self, Forwarder: overlay.NewForwarder(self), ODP: odp.Config{Dial: func(odp.SocketOptions) (odp.Socket, error) {
+			return nil, os.ErrPermission
+		}}})
+		require.NoError(t, err)
+		require.ErrorIs(t, d.Run(t.Context()), os.ErrPermission)
+		require.ErrorIs(t, d.Run(t.Context()), errRunTwice)
+	})
+}
