@@ -10,16 +10,18 @@
 // # What it does with faults
 //
 // A channel's receiver that fails, panics or blocks hurts its own channel: it has goroutines and bounded queues of its own,
-// and connections never wait for it. Only one that never returns outlives Run, which then says so (ErrReceiver). A peer that sends what cannot be decoded loses its connection. A peer that is silent,
-// or takes nothing, for a minute loses it too. Everything that comes from others is bounded: messages by 10 MiB, the peers
-// of a topology by 16384, channels that are only passed on by 64.
+// and connections never wait for it. Only one that never returns outlives Run, which then says so (ErrReceiver). A peer
+// that sends what cannot be decoded loses its connection. A peer that is silent, or takes nothing, for a minute loses it
+// too. Everything that comes from others is bounded: messages by 10 MiB, the peers of a topology by 16384, channels that
+// are only passed on by 64, connections in introduction by 256, of which one address has a quarter at most.
 //
 // # Between peers of this package
 //
 // Weave Net tells the whole list of a peer's connections for each change, to many, and everything to many every 30 s. Two
 // peers of this package agree in the introduction to do otherwise (delta.go): news goes along few links, in a short form,
-// and digests find out what got lost. They also tell on which port they listen, so that a peer with a port of its own can
-// be dialled by those that have learned of it. Config.NoDeltas turns both off.
+// and digests find out what got lost. Nothing is compressed, since full states are rare then. They also measure the round
+// trip, and tell on which port they listen, so that a peer with a port of its own can be dialled by those that have learned
+// of it. Config.NoDeltas turns all that off.
 //
 // # Where it differs from Weave Net
 //
@@ -31,6 +33,7 @@
 //   - An acceptor with a password sends its features after those of the initiator have opened (section 11.4).
 //   - A peer that connects with another UID than before replaces its old connection, whatever the connection ids.
 //   - Names of all zeros, public keys of low order, short ids above 4095 and versions near overflow are refused or ignored.
+//   - One address gets half of the connections that are accepted, at most; those beyond are closed at once (sources.go).
 //   - The connection limit shapes and does not refuse (shape.go). A target that leads to a connected peer is not dialled.
 //   - Targets of the operator that do not answer are dialled every 10 to 30 s at the latest; Weave Net waits up to 9 minutes.
 //   - Attempts to connect, and questions for a host name, end after 10 s.
@@ -39,6 +42,7 @@
 // # Reading the source
 //
 // router.go has the public calls; engine.go the one goroutine that owns links, topology and targets; link.go a connection,
-// which begins with handshake.go and is written through outbox.go and lane.go; channel.go the way to applications;
+// which begins with handshake.go and is written through outbox.go and lane.go; accept.go and sources.go who is let in;
+// channel.go the way to applications;
 // topology.go, graph.go, dialer.go and shape.go the decisions, as plain data and functions.
 package mesh

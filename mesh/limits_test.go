@@ -102,7 +102,7 @@ func TestLimit(t *testing.T) {
 		{"one after the other through the one before", 150, 300 * time.Millisecond, func(_ *simulation, i int) int { return i - 1 }},
 		{"slowly through the first", 50, 7 * time.Second, func(*simulation, int) int { return 1 }},
 	} {
-		if testing.Short() {
+		if testing.Short() || underRace {
 			tt.peers /= 3
 		}
 		t.Run(tt.name, func(t *testing.T) {

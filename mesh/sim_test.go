@@ -264,3 +264,43 @@ func (s *simulation) among(i int) []ConnStatus {
 }
 
 func isDuplicate(err error) bool { return errors.Is(err, errDuplicate) }
+
+// TestEagerLinks: news goes along few links, which hold the mesh together.
+func TestEagerLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const peers = 60
+		s := newSimulation(t)
+		for i := 1; i <= peers; i++ {
+			s.start(i)
+		}
+		s.agree(time.Minute)
+		time.Sleep(time.Minute)
+		s.agree(time.Minute)
+		eager, total := map[peer.Name][]peer.Name{}, 0
+		for _, r := range s.rs {
+			r.do(func(e *engine) {
+				require.Len(t, e.links, peers-1)
+				require.GreaterOrEqual(t, e.countEager(), eagerLinks)
+				for name, l := range e.links {
+					if l.eager {
+						eager[r.Self().Name] = append(eager[r.Self().Name], name)
+					}
+				}
+				total += e.countEager()
+			})
+		}
+		require.Less(t, total, 2*(eagerLinks+1)*peers)
+		reached, next := map[peer.Name]bool{name(1): true}, []peer.Name{name(1)}
+		for len(next) > 0 {
+			p := next[0]
+			next = next[1:]
+			for _, q := range eager[p] {
+				if !reached[q] {
+					reached[q], next = true, append(next, q)
+				}
+			}
+		}
+		require.Len(t, reached, peers)
+		s.stop()
+	})
+}
