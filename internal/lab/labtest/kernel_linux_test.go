@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime/debug"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -67,10 +69,19 @@ func runTrial(t *testing.T, trial string, env ...string) (output string, code in
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-func TestResultsComeOutOfTheGuest(t *testing.T) {
-	if err := lab.Missing(lab.Netem); err == nil {
+// needsGuest skips a test where the trial would not run in a guest.
+func needsGuest(t *testing.T) {
+	if lab.Missing(lab.Netem) == nil {
 		t.Skip("this kernel has what the trial needs")
 	}
+	info, _ := debug.ReadBuildInfo()
+	if slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("a guest has no race detector")
+	}
+}
+
+func TestResultsComeOutOfTheGuest(t *testing.T) {
+	needsGuest(t)
 	if _, err := lab.Guests(); err != nil {
 		labtest.RequireKernel(t, lab.Netem) // says so
 		return
@@ -96,18 +107,14 @@ func TestResultsComeOutOfTheGuest(t *testing.T) {
 }
 
 func TestGuestThatIsNamedMustBeThere(t *testing.T) {
-	if err := lab.Missing(lab.Netem); err == nil {
-		t.Skip("this kernel has what the trial needs")
-	}
+	needsGuest(t)
 	out, code := runTrial(t, "pass", "OVERWEAVE_GUEST=/nowhere/guest", "OVERWEAVE_REQUIRE_LAB=")
 	require.Equal(t, 1, code, out)
 	require.Contains(t, out, "/nowhere/guest")
 }
 
 func TestMissingGuestSkipsOrFails(t *testing.T) {
-	if err := lab.Missing(lab.Netem); err == nil {
-		t.Skip("this kernel has what the trial needs")
-	}
+	needsGuest(t)
 	for required, result := range map[string]string{"": "SKIP", "1": "FAIL"} {
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.v", "-test.run=^TestTrial$")
 		cmd.Dir = t.TempDir() // in no module, so there is no shared folder beside it
