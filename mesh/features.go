@@ -161,7 +161,7 @@ func decodeFeatures(b []byte) (map[string]string, error) {
 			return m, nil
 		}
 	}
-	var m map[string]string
+	m := map[string]string{} // if it were nil gob would make one of whatever size the bytes say
 	if err := gob.NewDecoder(bytes.NewReader(b)).Decode(&m); err != nil {
 		return nil, fmt.Errorf("%w: features: %w", errMalformed, err)
 	}
