@@ -81,8 +81,10 @@ type Set struct{ Key Key }
 // SetMasked replaces the bits of a header or of metadata that are 1 in the mask. It is made by [SetBits].
 type SetMasked struct{ value, mask Key }
 
-// SetBits replaces those bits of a key that are 1 in the mask.
-func SetBits[K Key](value, mask K) SetMasked { return SetMasked{value, mask} }
+// SetBits replaces those bits of a key that are 1 in the mask. The other bits of the value are cleared, as the kernel demands.
+func SetBits[K Key](value, mask K) SetMasked { return setMasked(value, mask) }
+
+func setMasked(value, mask Key) SetMasked { return SetMasked{within(value, mask), mask} }
 
 // Value returns the new bits.
 func (a SetMasked) Value() Key { return a.value }
@@ -221,7 +223,6 @@ func (a DecTTL) appendPayload(e *nla.Encoder) {
 	e.End(m)
 }
 
-// appendPayload has the bits outside the mask cleared, as the kernel demands.
 func (a SetMasked) appendPayload(e *nla.Encoder) {
 	value, err := keyPayload(a.value)
 	if err != nil {
@@ -236,9 +237,6 @@ func (a SetMasked) appendPayload(e *nla.Encoder) {
 		return
 	}
 	m := e.Begin(a.value.keyType())
-	for i := range value {
-		value[i] &= mask[i]
-	}
 	e.B = append(append(e.B, value...), mask...)
 	e.End(m)
 }

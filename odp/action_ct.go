@@ -25,6 +25,7 @@ func (a CT) appendPayload(e *nla.Encoder) {
 	}
 	if a.LabelsMask != (CTLabels{}) {
 		m := e.Begin(ctLabels)
+		clearOutside(a.Labels[:], a.LabelsMask[:])
 		e.B = append(append(e.B, a.Labels[:]...), a.LabelsMask[:]...)
 		e.End(m)
 	}
@@ -86,9 +87,10 @@ func (a *CT) decodePart(typ uint16, d []byte) (err error) {
 	case ctZone:
 		a.Zone = he16(d)
 	case ctMark:
-		a.Mark, a.MarkMask = CTMark(he32(d)), CTMark(he32(d[4:]))
+		a.Mark, a.MarkMask = CTMark(he32(d)&he32(d[4:])), CTMark(he32(d[4:]))
 	case ctLabels:
 		a.Labels, a.LabelsMask = CTLabels(d[:16]), CTLabels(d[16:])
+		clearOutside(a.Labels[:], a.LabelsMask[:])
 	case ctHelper:
 		a.Helper = cString(d)
 	case ctEventMask:

@@ -193,14 +193,19 @@ func decodeSet(p []byte) (Action, error) {
 
 func decodeSetMasked(p []byte) (Action, error) {
 	var a SetMasked
-	err := parts("action set", p, func(typ uint16, d []byte) (err error) {
+	err := parts("action set", p, func(typ uint16, d []byte) error {
+		if typ == keyEncap || typ == keyTunnel || typ == keyNSH { // nests do not consist of a value and a mask
+			return errNewer
+		}
 		if a.value != nil || len(d)%2 != 0 {
 			return &DecodeError{What: "action set", Reason: "not one key with its mask"}
 		}
-		if a.value, err = decodeKey(typ, d[:len(d)/2], 0); err != nil {
+		value, err := decodeKey(typ, d[:len(d)/2], 0)
+		if err != nil {
 			return err
 		}
-		a.mask, err = decodeKey(typ, d[len(d)/2:], 0)
+		mask, err := decodeKey(typ, d[len(d)/2:], 0)
+		a = setMasked(value, mask)
 		return err
 	})
 	if err == nil && a.value == nil {

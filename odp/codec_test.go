@@ -307,6 +307,24 @@ func TestActionRules(t *testing.T) {
 	require.NoError(t, checkActions([]Action{Output(1), Drop(0)}, 0))
 }
 
+// The bits of a value that its mask leaves out are cleared, wherever the two come from: the kernel refuses them.
+func TestMaskedValues(t *testing.T) {
+	const text = "set(ipv4(tos=0x20/0x60)),ct(commit,mark=0x20/0x60,label=0x20/0x60)"
+	fromText, err := ParseActions(strings.ReplaceAll(text, "0x20", "0x3f"))
+	require.NoError(t, err)
+	ct := CT{Commit: true, Mark: 0x3f, MarkMask: 0x60, Labels: CTLabels{0x3f}, LabelsMask: CTLabels{0x60}}
+	made := []Action{SetBits(IPv4{TOS: 0x3f}, IPv4{TOS: 0x60}), ct}
+	for _, list := range [][]Action{fromText, made} {
+		require.Equal(t, IPv4{Src: get4(make([]byte, 4)), Dst: get4(make([]byte, 4)), TOS: 0x20}, list[0].(SetMasked).Value())
+		var e nla.Encoder
+		appendActionList(&e, list)
+		require.NoError(t, e.Err)
+		decoded, err := decodeActions(e.B, 0)
+		require.NoError(t, err)
+		require.Equal(t, text, Notation{}.Actions(decoded))
+	}
+}
+
 func TestSyntaxErrors(t *testing.T) {
 	for _, s := range []string{"in_port(1", "in_port(x)", "nosuch(1)", "eth(src=1)", "ipv4(foo=1)", "in_port", "vlan(vid=5000)",
 		"tunnel(geneve({class=1))", "encap(encap(encap(encap(encap(encap(in_port(1)))))))", strings.Repeat("(", 100)} {

@@ -1,12 +1,12 @@
 package odp
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,8 +19,9 @@ type Config struct {
 	// Dial opens the sockets; nil means [DialKernel].
 	Dial func(SocketOptions) (Socket, error)
 
-	// NetNS is the descriptor of the network namespace whose datapaths are meant; 0 is the namespace of the thread that calls
-	// Open. It must stay open as long as the Conn. Sockets belong to a namespace for ever, so the Conn may be used anywhere.
+	// NetNS is the descriptor of the network namespace whose datapaths are meant; it must stay open as long as the Conn. 0 is the
+	// namespace of the thread that calls Open, which the Conn then keeps alive until it is closed. All that the Conn does is done
+	// there, from whatever thread; from a thread elsewhere, opening readers and making devices needs CAP_SYS_ADMIN.
 	NetNS int
 
 	// Timeout bounds every request whose context has no earlier deadline; 0 means 5 seconds.
@@ -53,7 +54,6 @@ func (c Config) withDefaults() Config {
 const (
 	receiveSize  = 68 << 10 // the largest message of the datapath, and the headers
 	receiveCount = 8
-	maxAttempts  = 6 // of a listing
 )
 
 // Conn asks the kernel. Its methods are safe for concurrent use; requests go out one after the other, and each has a deadline.
@@ -62,6 +62,9 @@ type Conn struct {
 	cfg      Config // constant
 	families families
 	closed   atomic.Bool
+
+	dialing sync.RWMutex // held for reading while sockets are opened in netns, for writing while that is closed
+	netns   *os.File     // what cfg.NetNS is the descriptor of if it was not given; nil if it was, or if there is no way to one
 
 	turn chan struct{} // holds a token while nobody asks; it guards all below
 	sock Socket
@@ -77,11 +80,19 @@ type Conn struct {
 // datapath; asking makes the kernel load the module if it may.
 func Open(ctx context.Context, cfg Config) (*Conn, error) {
 	cfg = cfg.withDefaults()
+	var netns *os.File
+	if cfg.NetNS == 0 {
+		if netns = openNetNS(); netns != nil {
+			cfg.NetNS = int(netns.Fd())
+		}
+	}
 	sock, err := cfg.Dial(SocketOptions{Protocol: ProtocolGeneric, ReceiveBuffer: cfg.ReceiveBuffer, NetNS: cfg.NetNS})
 	if err != nil {
+		_ = netns.Close()
 		return nil, opError("open a netlink socket", err)
 	}
 	c := newConn(cfg, sock)
+	c.netns = netns
 	if err := c.findFamilies(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
@@ -102,7 +113,24 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
-	return c.sock.Close()
+	err := c.sock.Close()
+	c.dialing.Lock()
+	defer c.dialing.Unlock()
+	if c.netns != nil {
+		err = errors.Join(err, c.netns.Close())
+	}
+	return err
+}
+
+// dial opens another socket in the Conn's namespace.
+func (c *Conn) dial(o SocketOptions) (Socket, error) {
+	c.dialing.RLock()
+	defer c.dialing.RUnlock()
+	if c.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	o.NetNS = c.cfg.NetNS
+	return c.cfg.Dial(o)
 }
 
 // begin waits for the turn and arms the deadline. The function it returns gives the turn back.
@@ -251,122 +279,4 @@ func (c *Conn) cause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
 	return err
-}
-
-// dump sends a request to list and returns the datagrams of the answer. A listing during which the table changed, or of which
-// a part was lost, is repeated.
-func (c *Conn) dump(ctx context.Context, op string, r request) ([][]byte, error) {
-	r.flags |= flagDump
-	for range maxAttempts {
-		parts, again, err := c.dumpOnce(ctx, op, r)
-		if err != nil {
-			return nil, opError(op, err)
-		}
-		if !again {
-			return parts, nil
-		}
-	}
-	return nil, opError(op, ErrDumpInterrupted)
-}
-
-func (c *Conn) dumpOnce(ctx context.Context, op string, r request) (parts [][]byte, again bool, err error) {
-	end, err := c.begin(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	defer end()
-	c.seq++
-	c.enc = nla.Encoder{B: c.enc.B[:0]}
-	mark := appendRequest(&c.enc, r, c.seq)
-	if r.body != nil {
-		r.body(&c.enc)
-	}
-	endRequest(&c.enc, mark)
-	if err := c.sock.Send(c.enc.B); err != nil {
-		return nil, false, c.cause(ctx, err)
-	}
-	size := 0
-	for {
-		n, err := c.sock.Receive(c.bufs, c.lens)
-		if errors.Is(err, syscall.ENOBUFS) {
-			drain(c.sock, c.bufs, c.lens)
-			return nil, true, nil
-		}
-		if err != nil {
-			return nil, false, c.cause(ctx, err)
-		}
-		for i := range n {
-			part, last, interrupted, err := c.dumpPart(op, c.bufs[i], c.lens[i])
-			if errors.Is(err, syscall.EBUSY) { // an abandoned listing of this socket is still running
-				return nil, true, nil
-			}
-			if err != nil {
-				return nil, false, err
-			}
-			again = again || interrupted
-			if size += len(part); size > c.cfg.MaxDump {
-				return nil, false, fmt.Errorf("listing longer than %d bytes", c.cfg.MaxDump)
-			}
-			if parts = append(parts, part); last {
-				return parts, again, nil
-			}
-		}
-	}
-}
-
-// dumpPart returns a copy of those messages of a datagram that answer the current listing.
-func (c *Conn) dumpPart(op string, buf []byte, n int) (part []byte, last, interrupted bool, err error) {
-	if n > len(buf) {
-		return nil, false, false, fmt.Errorf("%w: an answer of %d bytes", ErrUnknownOutcome, n)
-	}
-	start := -1
-	for at := 0; at < n; {
-		m, rest, err := nextMessage(buf[at:n])
-		if err != nil {
-			return nil, false, false, err
-		}
-		next := n - len(rest)
-		if m.seq != c.seq {
-			at = next
-			continue
-		}
-		interrupted = interrupted || m.flags&flagInterrupted != 0
-		if m.typ == msgDone || m.typ == msgError {
-			last, err = true, refusal(op, m)
-			if err != nil {
-				return nil, true, interrupted, err
-			}
-		} else if start < 0 {
-			start = at
-		}
-		at = next
-	}
-	if start >= 0 {
-		part = bytes.Clone(buf[start:n])
-	}
-	return part, last, interrupted, nil
-}
-
-// each calls f for the messages of a listing that are of a family, until it returns false.
-func each(parts [][]byte, fam family, f func(dp Index, attrs []byte) bool) error {
-	for _, part := range parts {
-		for len(part) > 0 {
-			m, rest, err := nextMessage(part)
-			if err != nil {
-				return err
-			}
-			part = rest
-			if m.typ != fam.id {
-				continue
-			}
-			_, dp, attrs, err := m.ovs()
-			if err != nil {
-				return err
-			}
-			if !f(dp, attrs) {
-				return nil
-			}
-		}
-	}
-	return nil
 }

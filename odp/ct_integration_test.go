@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/overweave/overweave/internal/lab"
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -52,7 +51,7 @@ func second(port, state, more, actions string) [2]string {
 
 // Connections are tracked: their state, mark, labels and first packet can be matched behind the action.
 func TestIntegrationConntrack(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest13")
@@ -74,7 +73,7 @@ func TestIntegrationConntrack(t *testing.T) {
 
 // Addresses and ports are translated, and the answers are translated back.
 func TestIntegrationNAT(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest14")
@@ -114,7 +113,7 @@ func TestIntegrationNAT(t *testing.T) {
 
 // Limits of tracked connections are kept by the kernel: packets of connections beyond them are dropped.
 func TestIntegrationConntrackLimits(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest15")
@@ -147,7 +146,7 @@ func TestIntegrationConntrackLimits(t *testing.T) {
 
 // The same addresses are different connections in different zones, and zones can be matched. Needs a kernel with zones.
 func TestIntegrationConntrackZones(t *testing.T) {
-	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.ConntrackZones) {
+	if !inKernel(t, lab.ConntrackZones) {
 		return
 	}
 	w := newWire(t, "odptest16")

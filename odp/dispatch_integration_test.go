@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overweave/overweave/internal/lab"
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -32,7 +31,7 @@ func onCPU(t *testing.T, cpu int, f func()) {
 
 // Misses go to the sockets that they are to go to. It takes two processors to tell.
 func TestIntegrationDispatch(t *testing.T) {
-	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.SMP) {
+	if !inKernel(t, lab.SMP) {
 		return
 	}
 	w := newWire(t, "odptest18")

@@ -12,13 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
 // Errors of the kernel come back as what they are, and nothing hangs.
 func TestIntegrationErrors(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -54,7 +53,7 @@ func TestIntegrationErrors(t *testing.T) {
 
 // Devices and UDP ports that others have are told as what they are.
 func TestIntegrationTaken(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -96,7 +95,7 @@ func TestIntegrationTaken(t *testing.T) {
 
 // A datapath that somebody else deletes is gone for all requests, batches too, and upcalls of others still come.
 func TestIntegrationDeletedUnderUs(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c, other := openKernel(t), openKernel(t)

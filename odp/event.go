@@ -66,7 +66,7 @@ type EventReader struct {
 
 // Subscribe opens a socket for notifications. What happens after it returns is told; so subscribe first and list then.
 func (c *Conn) Subscribe(topics Topics) (*EventReader, error) {
-	sock, err := c.cfg.Dial(SocketOptions{Protocol: ProtocolGeneric, ReceiveBuffer: c.cfg.ReceiveBuffer, NetNS: c.cfg.NetNS})
+	sock, err := c.dial(SocketOptions{Protocol: ProtocolGeneric, ReceiveBuffer: c.cfg.ReceiveBuffer})
 	if err != nil {
 		return nil, opError("open a notification socket", err)
 	}

@@ -9,7 +9,6 @@ import (
 	"github.com/google/gopacket/layers"
 	"github.com/stretchr/testify/require"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -52,7 +51,7 @@ func settings() []setting {
 
 // Every field that can be set comes out set, in whole and in part, with right checksums, and all else as it was.
 func TestIntegrationSetFields(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest10")
@@ -170,7 +169,7 @@ func matchings() []matching {
 
 // Every header field is matched: the frame that has its value passes, the frame that has another does not.
 func TestIntegrationMatchFields(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest11")

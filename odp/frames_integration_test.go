@@ -9,7 +9,6 @@ import (
 	"github.com/google/gopacket/layers"
 	"github.com/stretchr/testify/require"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -51,7 +50,7 @@ func (r trip) run(t *testing.T, w *wire) {
 
 // Frames come out of the datapath changed as the actions say, to the byte: one trip for each action.
 func TestIntegrationTrips(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest1")
@@ -149,7 +148,7 @@ func metadataTrips(t *testing.T) []trip {
 
 // Half of many packets are sampled, by and large.
 func TestIntegrationSampleRate(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest7")
@@ -170,7 +169,7 @@ func repeat(frame []byte, n int) (list [][]byte) {
 
 // A hash spreads connections, and keeps each together.
 func TestIntegrationHashSpreads(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest8")
@@ -192,7 +191,7 @@ func TestIntegrationHashSpreads(t *testing.T) {
 
 // The action userspace hands the packet, its key and what else was asked for to the socket.
 func TestIntegrationUserspaceAction(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest9")

@@ -64,7 +64,7 @@ func corpus() [][2]string {
 
 // Every flow of the corpus is read and written as text, put, found, listed and deleted.
 func TestIntegrationCorpus(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -138,7 +138,7 @@ func toolCorpus(t *testing.T, c *odp.Conn, dp odp.Index) (texts [][2]string) {
 // What we put, ovs-dpctl prints as we do, with and without wildcards, and we read what it prints. What it puts from the same text,
 // we print as that text.
 func TestIntegrationTool(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	tool := labtest.RequireTool(t, "ovs-dpctl", "openvswitch-switch")

@@ -184,6 +184,34 @@ func isZero(k Key) bool {
 	return err == nil && allZero(p)
 }
 
+// within returns the value with those bits cleared that are 0 in the mask. If one of them is malformed the value is returned as it
+// is: encoding them will say so.
+func within(value, mask Key) Key {
+	if value == nil || mask == nil {
+		return value
+	}
+	p, err := keyPayload(value)
+	m, merr := keyPayload(mask)
+	if err != nil || merr != nil || !clearOutside(p, m) {
+		return value
+	}
+	if k, err := decodeKey(value.keyType(), p, 0); err == nil {
+		return k
+	}
+	return value
+}
+
+// clearOutside clears the bits of p that are 0 in the mask. It reports false if they differ in length.
+func clearOutside(p, mask []byte) bool {
+	if len(p) != len(mask) {
+		return false
+	}
+	for i := range p {
+		p[i] &= mask[i]
+	}
+	return true
+}
+
 func allZero(p []byte) bool {
 	for _, b := range p {
 		if b != 0 {

@@ -6,14 +6,35 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
+	"github.com/overweave/overweave/internal/lab"
+	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
-// openKernel opens a Conn to the running kernel.
+// inKernel reports whether a test runs on a kernel with the datapath and the features; else it has run in a guest. Then it is in a
+// network namespace of its own, of which nothing is left afterwards: the goroutine keeps its thread, and the thread ends with it.
+// Other goroutines are outside, and subtests are such; a Conn may be used from anywhere.
+func inKernel(t *testing.T, features ...lab.Feature) bool {
+	t.Helper()
+	if !labtest.RequireKernel(t, append([]lab.Feature{lab.OpenVSwitch}, features...)...) {
+		return false
+	}
+	runtime.LockOSThread()
+	require.NoError(t, unix.Unshare(unix.CLONE_NEWNET))
+	loopback, err := netlink.LinkByName("lo")
+	require.NoError(t, err)
+	require.NoError(t, netlink.LinkSetUp(loopback))
+	return true
+}
+
+// openKernel opens a Conn to the running kernel, as the thread sees it.
 func openKernel(t testing.TB) *odp.Conn {
 	t.Helper()
 	c, err := odp.Open(context.Background(), odp.Config{})

@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -26,7 +25,7 @@ func misses(t *testing.T, c *odp.Conn, dp odp.Index, n int) {
 
 // A reader that is too slow loses packets. The kernel counts them, the reader says so, and afterwards all is as before.
 func TestIntegrationUpcallOverload(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -57,7 +56,7 @@ func TestIntegrationUpcallOverload(t *testing.T) {
 
 // A subscriber that is too slow is told that it lost something; what it lists then, and is told afterwards, is complete.
 func TestIntegrationEventOverload(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -87,7 +86,7 @@ func TestIntegrationEventOverload(t *testing.T) {
 
 // Reading upcalls from the kernel allocates nothing.
 func TestIntegrationReadAllocates(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -113,7 +112,7 @@ func TestIntegrationReadAllocates(t *testing.T) {
 
 // Whoever changes datapaths, vports and flows, subscribers are told; also of a device that goes away by itself.
 func TestIntegrationEvents(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)

@@ -124,7 +124,7 @@ func (p *parser) set(args item) (Action, error) {
 	if string(v) == string(m) {
 		return Set{f.value}, nil
 	}
-	return SetMasked(f), nil
+	return setMasked(f.value, f.mask), nil
 }
 
 // fields calls f for each name=value, flag or name(args) in a list.

@@ -43,7 +43,7 @@ type kernelSocket struct {
 
 // DialKernel opens a socket to this machine's kernel. It is what a [Config] without Dial uses.
 func DialKernel(o SocketOptions) (Socket, error) {
-	conn, err := netlink.Dial(o.Protocol, &netlink.Config{NetNS: o.NetNS})
+	conn, err := dialNetNS(o.Protocol, o.NetNS)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -147,7 +146,7 @@ func tunnelings() []tunneling {
 // What is sent into a tunnel leaves by the network below with the outer header that the flow says, and what comes back from there
 // is matched by its outer header and comes out as it was.
 func TestIntegrationTunnels(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	w := newWire(t, "odptest12")

@@ -68,7 +68,7 @@ func (c *Conn) DeleteDevice(ctx context.Context, name string) error {
 
 // link sends a request about a device, by a socket of its own.
 func (c *Conn) link(ctx context.Context, op string, typ, flags uint16, body func(e *nla.Encoder)) error {
-	sock, err := c.cfg.Dial(SocketOptions{Protocol: ProtocolRoute, ReceiveBuffer: 1 << 16, NetNS: c.cfg.NetNS})
+	sock, err := c.dial(SocketOptions{Protocol: ProtocolRoute, ReceiveBuffer: 1 << 16})
 	if err != nil {
 		return opError(op, err)
 	}

@@ -133,9 +133,7 @@ func (c *Conn) OpenUpcalls(cfg UpcallConfig) (*UpcallReader, error) {
 	if cfg.ReceiveBuffer <= 0 {
 		cfg.ReceiveBuffer = c.cfg.ReceiveBuffer
 	}
-	sock, err := c.cfg.Dial(SocketOptions{
-		Protocol: ProtocolGeneric, ReceiveBuffer: cfg.ReceiveBuffer, NetNS: c.cfg.NetNS, Silent: cfg.KeepQueueing,
-	})
+	sock, err := c.dial(SocketOptions{Protocol: ProtocolGeneric, ReceiveBuffer: cfg.ReceiveBuffer, Silent: cfg.KeepQueueing})
 	if err != nil {
 		return nil, opError("open an upcall socket", err)
 	}

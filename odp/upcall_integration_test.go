@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -54,7 +53,7 @@ func read(t testing.TB, r *odp.UpcallReader) odp.Upcall {
 
 // A packet that no flow matches comes up; a flow made from its key matches the next one. In each way of dispatch.
 func TestIntegrationMiss(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -110,7 +109,7 @@ func bitOf(b bool) int {
 }
 
 func TestIntegrationVports(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
@@ -156,7 +155,7 @@ func TestIntegrationVports(t *testing.T) {
 
 // Tunnels work as devices of their own too, and flows address them.
 func TestIntegrationTunnelDevices(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
+	if !inKernel(t) {
 		return
 	}
 	c := openKernel(t)
