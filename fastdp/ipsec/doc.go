@@ -13,7 +13,7 @@
 // The policy database alone does it (section 5.4), no packet filter takes part:
 //
 //   - [Protector.Guard] blocks a tunnel port in both directions for all addresses, before anything else, and that stays: over
-//     tear-down, re-addressing, a crash, and the end of the process. [Protector.Release] alone takes it away.
+//     tear-down, re-addressing, a crash, and the end of the process. [Protector.Release] and [Reset] alone take it away.
 //   - A tunnel in force has two policies that outrank the block, for its two addresses and its port. Encrypted, they demand
 //     ESP: a clear packet is dropped on the way in, and on the way out one for which there is no association. The one for the
 //     way out names its association, so that changing over is one request, in which no packet is lost or clear.
@@ -38,6 +38,12 @@
 // others is not put back. The other end is asked for a new key if it is a new peer, else the tunnel fails and its connection
 // is to be made anew.
 //
+// # The end
+//
+// A daemon that ends leaves everything as it is. One that is told to clean up ends its engines, removes the tunnel device, and
+// calls [Protector.Release]; a command that cleans up after a daemon calls [Reset] instead. So does a daemon that is started
+// without encryption, before it makes the tunnel device: an earlier run with encryption may have left the port blocked.
+//
 // # New keys
 //
 // Each direction has its key, which the receiver announces. It does so again after [Config.RekeyAfter] or [Config.RekeyPackets]:
@@ -45,6 +51,16 @@
 // after a grace. Towards Weave Net 2.8, which accepts this but never deletes its own half (section 4.8), at most once an
 // hour; the direction to 2.8 changes with the connection only. Between new peers, where [fastdp.Tunnel] says Rekeys, the first
 // of the 28 unused bytes of the message is a set of flags; bit 0 asks the other end for a new key at once. The others are 0.
+//
+// # Weak points of 2.8
+//
+// Section 7 of the specification lists them. Closed by the policies above: packets of unknown or rewritten outer sources,
+// windows in the clear at start, stop and tear-down, firewalls that are emptied or that accept first, policies and marks shared
+// by two routers or two connections. Closed by bookkeeping: leftovers, an error or a lost key that ends fastdp for good, keys
+// announced where none are wanted, changes that nobody notices, a status that is only believed. Half closed: keys change, but
+// for what is sent to 2.8 with the connection only. Open, since the wire has it so: relays see frames in the clear, a member
+// can claim any source id, sizes and times of packets can be seen, there is no UDP encapsulation for NAT, and one association
+// carries all traffic of a direction. With two new peers IPv6 works too.
 //
 // # Kernels
 //

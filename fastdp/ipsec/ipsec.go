@@ -151,37 +151,6 @@ func blocks(port uint16) (policies []Policy) {
 	return policies
 }
 
-// Release removes everything of a tunnel port from the kernel, also what a former run left, last of all the block: what is sent
-// to that port afterwards is in the clear. It is for hosts that do without encryption from now on. Remove the tunnel device
-// before. Tunnels that are open fail.
-func (g *Protector) Release(port uint16) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	defer g.kick()
-	if err := g.guard(port); err != nil {
-		return err
-	}
-	var errs []error
-	for id, p := range g.pairs {
-		if id.port != port {
-			continue
-		}
-		for _, t := range p.open {
-			t.fail(errors.New("ipsec: the port was released"))
-		}
-		p.open, p.held = nil, Block
-		errs = append(errs, g.forget(p))
-	}
-	for _, p := range blocks(port) {
-		errs = append(errs, g.drop(p))
-	}
-	delete(g.ports, port)
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("ipsec: release port %d: %w", port, err)
-	}
-	return nil
-}
-
 // Run serves until ctx ends and then returns nil, when all its goroutines have ended. What is in the kernel stays: closed
 // tunnels are on hold until the next run, the port stays blocked. It may be called once.
 func (g *Protector) Run(ctx context.Context) error {

@@ -16,8 +16,9 @@ import (
 
 const (
 	requestTimeout = 5 * time.Second
-	eventBuffer    = 1 << 20 // bytes; when it is full, changes are missed
-	replayWindow   = 256     // packets
+	watchTick      = 200 * time.Millisecond // until Watch notices the end of its context
+	eventBuffer    = 1 << 20                // bytes; when it is full, changes are missed
+	replayWindow   = 256                    // packets
 	algorithm      = "rfc4106(gcm(aes))"
 	icvBits        = 128
 )
@@ -110,7 +111,7 @@ func (k *XFRM) List() (policies []Policy, associations []Association, err error)
 
 // Watch implements [Kernel].
 func (k *XFRM) Watch(ctx context.Context, changed func(Event)) error {
-	tick := unix.Timeval{Sec: 1} // so that it notices the end of ctx
+	tick := unix.NsecToTimeval(watchTick.Nanoseconds())
 	if err := k.events.SetReceiveTimeout(&tick); err != nil {
 		return opError("watch", err)
 	}

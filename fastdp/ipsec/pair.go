@@ -63,12 +63,13 @@ func (g *Protector) freeReqID() uint32 {
 	for _, p := range g.pairs {
 		taken[p.reqID] = true
 	}
-	for {
+	for range reqIDs {
 		g.lastReqID = (g.lastReqID + 1) % reqIDs
-		if id := firstReqID + g.lastReqID; !taken[id] {
-			return id
+		if !taken[firstReqID+g.lastReqID] {
+			break
 		}
 	}
+	return firstReqID + g.lastReqID // taken if all are, without harm: associations are bound to addresses too
 }
 
 // action is what is to become of packets of the pair.

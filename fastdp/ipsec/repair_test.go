@@ -1,6 +1,8 @@
 package ipsec_test
 
 import (
+	"errors"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +95,51 @@ func TestRelease(t *testing.T) {
 		policies, _, err = a.kernel.List()
 		require.NoError(t, err)
 		require.Empty(t, policies)
+	})
+}
+
+// What a killed daemon left is removed without one, the blocks last, and others keep theirs.
+func TestReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := twoHosts(t, ipsec.Config{})
+		connect(t, a, b, link{key: 1}).requireReady()
+		a.stop()
+		other := ipsec.Policy{Selector: ipsec.Selector{Src: netip.MustParsePrefix("::/0"), Dst: netip.MustParsePrefix("::/0"), Port: tunnelPort + 1}}
+		require.NoError(t, a.kernel.PutPolicy(other))
+		a.kernel.OnChange(func() {
+			policies, associations, err := a.kernel.List()
+			require.NoError(t, err)
+			blocks := 0
+			for _, p := range policies {
+				if p.Action == ipsec.Block {
+					blocks++
+				}
+			}
+			if blocks < 5 && len(policies)+len(associations) > blocks {
+				t.Error("a block was removed before something that it is for")
+			}
+		})
+		require.NoError(t, ipsec.Reset(a.kernel, tunnelPort))
+		a.kernel.OnChange(nil)
+		policies, associations, err := a.kernel.List()
+		require.NoError(t, err)
+		require.Equal(t, []ipsec.Policy{other}, policies)
+		require.Empty(t, associations)
+		require.True(t, packet(a, b).Exposed)
+
+		require.NoError(t, ipsec.Reset(a.kernel, 0))
+		policies, _, err = a.kernel.List()
+		require.NoError(t, err)
+		require.Empty(t, policies)
+		broken := errors.New("broken")
+		b.kernel.OnRequest(func(request string) error {
+			if request == "DeleteAssociation" {
+				return broken
+			}
+			return nil
+		})
+		require.ErrorIs(t, ipsec.Reset(b.kernel, 0), broken)
+		b.kernel.OnRequest(nil)
 	})
 }
 
