@@ -34,7 +34,7 @@ type launchFlags struct {
 	port                                     uint16
 	connLimit, minProtocol, mtu, dnsTTL      int
 	noDiscovery, noDNS, noTAP, expose        bool
-	dnsForwardTimeout                        time.Duration
+	dnsForwardTimeout, ipallocReclaim        time.Duration
 }
 
 func newLaunch() *cobra.Command {
@@ -54,12 +54,33 @@ func newLaunch() *cobra.Command {
 	return cmd
 }
 
+// newReset has those flags of launch that say what is where.
+func newReset() *cobra.Command {
+	c := daemon.Config{}
+	cmd := &cobra.Command{
+		Use:   "reset",
+		Short: "Remove what an ended daemon left on this host: interfaces, bridge, datapath and encryption; not its files",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return daemon.Reset(c) },
+	}
+	addPlaceFlags(cmd, &c.Port, &c.Bridge, &c.DBPrefix)
+	return cmd
+}
+
+// addPlaceFlags adds the flags that say where on a host a daemon works.
+func addPlaceFlags(cmd *cobra.Command, port *uint16, bridge, dbPrefix *string) {
+	s := cmd.Flags()
+	s.Uint16Var(port, "port", 6783, "TCP and UDP port for peers; UDP of the next one for tunnels")
+	s.StringVar(bridge, "weave-bridge", "weave", "name of the host's bridge")
+	s.StringVar(dbPrefix, "db-prefix", "/var/lib/weaver/", "what the names of the daemon's files begin with; blank: keep nothing")
+}
+
 func (f *launchFlags) register(cmd *cobra.Command) {
 	s := cmd.Flags()
+	addPlaceFlags(cmd, &f.port, &f.bridge, &f.dbPrefix)
 	s.StringVar(&f.name, "name", "", "name of this peer, like a MAC address (default: from the bridge, the last run, or the hardware)")
 	s.StringVar(&f.nickname, "nickname", "", "nickname of this peer (default: the host name)")
 	s.StringVar(&f.host, "host", "", "address to listen on for peers (default: all)")
-	s.Uint16Var(&f.port, "port", 6783, "TCP and UDP port for peers")
 	s.StringVar(&f.password, "password", "", "password shared by all peers, turns encryption on (default: $"+passwordVariable+")")
 	s.StringSliceVar(&f.trusted, "trusted-subnets", nil, "subnets between which frames are not encrypted")
 	s.IntVar(&f.connLimit, "conn-limit", 200, "connections to peers, 0 for no limit")
@@ -69,13 +90,13 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 
 	s.StringVar(&f.mode, "mode", "", "bridge, bridged_fastdp or fastdp: what joins containers and overlays (default: bridged_fastdp if the kernel can)")
 	s.StringSliceVar(&f.overlays, "overlays", nil, "overlays to offer to peers: fastdp2, fastdp, sleeve2, sleeve (default: all there are)")
-	s.StringVar(&f.bridge, "weave-bridge", "weave", "name of the host's bridge")
 	s.IntVar(&f.mtu, "mtu", 0, "MTU of bridge and containers in bytes, 0 for the default of 1376")
 	s.BoolVar(&f.noTAP, "no-tap", false, "join the bridge with a packet socket even if there are TAP devices")
 	s.BoolVar(&f.expose, "expose", false, "give the host itself an address on the overlay")
 
 	s.StringVar(&f.ipallocRange, "ipalloc-range", "10.32.0.0/12", "range to give addresses from, the same on all peers; blank: none are given")
 	s.StringVar(&f.ipallocSubnet, "ipalloc-default-subnet", "", "subnet for containers that ask for none (default: the range)")
+	s.DurationVar(&f.ipallocReclaim, "ipalloc-reclaim-after", 0, "take over the space of peers out of reach for so long; 0: the default; -1s: never")
 	s.StringVar(&f.ipallocInit, "ipalloc-init", "", "how the first division is agreed: consensus[=COUNT], seed=PEER,... or observer")
 
 	s.BoolVar(&f.noDNS, "no-dns", false, "do not serve names")
@@ -87,7 +108,6 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 
 	s.StringVar(&f.httpAddr, "http-addr", api.DefaultSocket, "control socket: a path, or host:port; blank: none")
 	s.StringVar(&f.metricsAddr, "metrics-addr", "", "host:port for metrics; blank: only on the control socket")
-	s.StringVar(&f.dbPrefix, "db-prefix", "/var/lib/weaver/", "what the names of the daemon's files begin with; blank: keep nothing")
 }
 
 // config checks the flags and makes the daemon's config.
@@ -98,7 +118,7 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 		Mode: daemon.Mode(f.mode), Overlays: f.overlays, Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
 		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
-		HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,
+		ReclaimAfter: f.ipallocReclaim, HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,
 	}
 	if f.dnsTTL == 0 {
 		c.DNSTTL = -1 // 0 means the default there

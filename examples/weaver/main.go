@@ -4,6 +4,7 @@
 //	weaver launch [flags] [PEER...]   run the daemon
 //	weaver attach NETNS               give a network namespace an interface on the overlay
 //	weaver status                     what the daemon sees
+//	weaver reset                      remove what an ended daemon left on this host
 //	weaver demo                       the whole thing on this machine, in namespaces
 package main
 
@@ -52,7 +53,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newDemo(), newVersion())
+	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newReset(), newDemo(), newVersion())
 	return root
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/overweave/overweave/dns"
 	"github.com/overweave/overweave/fastdp"
+	"github.com/overweave/overweave/fastdp/ipsec"
 	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh"
 	"github.com/overweave/overweave/mesh/overlay"
@@ -53,6 +54,7 @@ type Report struct {
 	Switch      overlay.SwitchStatus
 	Bridge      BridgeStatus
 	Datapath    *fastdp.Status `json:",omitempty"` // nil without one
+	Encryption  *ipsec.Status  `json:",omitempty"` // of the datapath's tunnels; nil without
 	IPAM        *ipam.Status   `json:",omitempty"` // nil if it is off
 	DNS         *DNSStatus     `json:",omitempty"` // nil if it is off
 	Attachments []Attachment

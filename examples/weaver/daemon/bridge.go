@@ -37,6 +37,7 @@ type bridge struct {
 	datapath string         // the name of the datapath; "" for none
 	inUse    func() bool    // whether the bridge has to stay; nil: no
 	undo     []func() error // what this run has made
+	removed  bool           // all of it is gone
 }
 
 // openBridge makes the bridge of the wanted mode, or adopts the one that is there, and joins it.
@@ -174,6 +175,7 @@ func (b *bridge) Close() error {
 	for i := len(b.undo) - 1; i >= 0; i-- {
 		errs = append(errs, b.undo[i]())
 	}
+	b.removed = len(b.undo) > 0
 	return errors.Join(errs...)
 }
 

@@ -63,6 +63,10 @@ type Config struct {
 	// Birth says how peers agree on their shares of the range the first time.
 	Birth ipam.Birth
 
+	// ReclaimAfter is after what time out of reach others take over the space of a peer; see package ipam. 0: its default;
+	// less than 0: never.
+	ReclaimAfter time.Duration
+
 	// NoDNS turns the name service off.
 	NoDNS bool
 	// DNSDomain is where names of containers live. Empty: weave.local.

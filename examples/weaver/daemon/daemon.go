@@ -42,6 +42,7 @@ type daemon struct {
 	sleeve    *sleeve.Overlay
 	datapath  *fastdp.Datapath // nil without
 	protector *ipsec.Protector // nil without
+	xfrm      *ipsec.XFRM      // of the protector
 	sw        *overlay.Switch
 	router    *mesh.Router
 	groups    *gossip.State[overlay.Memberships]
@@ -134,7 +135,7 @@ func (d *daemon) openBridge() (err error) {
 	if d.bridge, err = openBridge(d.cfg); err != nil {
 		return err
 	}
-	d.onClose(d.bridge.Close)
+	d.onClose(d.closeBridge)
 	forwarder := overlay.NewForwarder(d.cfg.Name)
 	if err := d.buildDatapath(forwarder); err != nil {
 		return err
@@ -206,7 +207,7 @@ func (d *daemon) buildIPAM() error {
 	var err error
 	d.ipam, err = ipam.New(ipam.Config{
 		Bus: d.router, Universe: d.cfg.Range, DefaultSubnet: d.cfg.DefaultSubnet,
-		Birth: d.cfg.Birth, Targets: liveTargets, Store: store, Log: d.log,
+		Birth: d.cfg.Birth, ReclaimAfter: d.cfg.ReclaimAfter, Targets: liveTargets, Store: store, Log: d.log,
 	})
 	return err
 }

@@ -23,7 +23,7 @@ func (d *daemon) buildDatapath(f *overlay.Forwarder) (err error) {
 		return nil
 	}
 	c := fastdp.Config{
-		Self: d.cfg.Name, Forwarder: f, Name: b.datapath, Port: d.cfg.Port + 1, MTU: b.mtu, UserPort: tapName,
+		Self: d.cfg.Name, Forwarder: f, Name: b.datapath, Port: d.cfg.tunnelPort(), MTU: b.mtu, UserPort: tapName,
 		HostPort: b.mode == ModeDirect, Log: d.log,
 	}
 	if err := d.buildProtector(); err != nil {
@@ -41,14 +41,15 @@ func (d *daemon) buildDatapath(f *overlay.Forwarder) (err error) {
 	return nil
 }
 
-// buildProtector makes what encrypts tunnels. Where the kernel has no ESP, encrypted links are left to user space.
+// buildProtector makes what encrypts tunnels. Where the kernel has no ESP, encrypted links are left to user space. Without a password
+// nothing must be left of a run that had one, which would let nothing through in the clear.
 func (d *daemon) buildProtector() error {
 	if len(d.cfg.Password) == 0 {
-		return nil
+		return resetEncryption(d.cfg.tunnelPort())
 	}
 	kernel, err := ipsec.OpenKernel()
 	if err == nil {
-		d.onClose(kernel.Close)
+		d.xfrm = kernel
 		err = ipsec.Probe()
 	}
 	if err != nil {
@@ -57,6 +58,21 @@ func (d *daemon) buildProtector() error {
 	}
 	d.protector, err = ipsec.New(ipsec.Config{Kernel: kernel, Log: d.log})
 	return err
+}
+
+// tunnelPort is the UDP port of tunnels.
+func (c Config) tunnelPort() uint16 { return c.Port + 1 }
+
+// closeBridge leaves the bridge. What encrypts tunnels goes when they are gone, else it stays in force for the next daemon.
+func (d *daemon) closeBridge() error {
+	errs := []error{d.bridge.Close()}
+	if d.protector != nil && d.bridge.removed {
+		errs = append(errs, d.protector.Release(d.cfg.tunnelPort()))
+	}
+	if d.xfrm != nil {
+		errs = append(errs, d.xfrm.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // joinDatapath makes the host's end of a container's interface a port of the datapath.

@@ -130,6 +130,10 @@ func (d *daemon) report() api.Report {
 		st := d.datapath.Status()
 		r.Datapath = &st
 	}
+	if d.protector != nil {
+		st := d.protector.Status()
+		r.Encryption = &st
+	}
 	if d.ipam != nil {
 		st := d.ipam.Status()
 		r.IPAM = &st

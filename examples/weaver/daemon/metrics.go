@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh"
 )
@@ -25,6 +26,9 @@ var (
 	descAllocates    = describe("weave_ipam_pending_allocates", "Number of pending allocates.")
 	descClaims       = describe("weave_ipam_pending_claims", "Number of pending claims.")
 	descFrameDrops   = describe("weaver_frame_drops_total", "Frames that the switch sent nowhere.", "reason")
+	descFlows        = describe("weaver_datapath_flows", "Flows in the kernel's datapath, by what they are for.", "kind")
+	descDatapath     = describe("weaver_datapath_events_total", "What happened to the kernel's datapath.", "event")
+	descLost         = describe("weaver_datapath_lost_total", "Frames that no flow matched and nobody took from the kernel in time.")
 	descChannelDrops = describe("weaver_gossip_drops_total", "Gossip messages dropped because a queue was full.", "channel")
 )
 
@@ -55,6 +59,9 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for _, ch := range r.Router.Channels {
 		counter(out, descChannelDrops, float64(ch.Dropped), ch.Name)
+	}
+	if r.Datapath != nil {
+		collectDatapath(out, r.Datapath)
 	}
 	if r.IPAM != nil {
 		collectIPAM(out, r.IPAM)
@@ -94,6 +101,16 @@ func collectConnections(out chan<- prometheus.Metric, m mesh.Status) {
 		gauge(out, descConnections, float64(n[true]), k.state, k.overlay, "yes")
 		gauge(out, descConnections, float64(n[false]), k.state, k.overlay, "")
 	}
+}
+
+func collectDatapath(out chan<- prometheus.Metric, s *fastdp.Status) {
+	for kind, n := range s.Flows {
+		gauge(out, descFlows, float64(n), kind)
+	}
+	for event, n := range s.Counts {
+		counter(out, descDatapath, float64(n), event)
+	}
+	counter(out, descLost, float64(s.Kernel.Lost))
 }
 
 func collectIPAM(out chan<- prometheus.Metric, s *ipam.Status) {

@@ -41,6 +41,9 @@ func summary(r api.Report) string {
 			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", live))
 	}
 	blocks = append(blocks, bridgeSummary(r))
+	if r.Datapath != nil {
+		blocks = append(blocks, datapathSummary(r))
+	}
 	return strings.Join(blocks, "\n")
 }
 
@@ -78,6 +81,24 @@ func bridgeSummary(r api.Report) string {
 	}
 	return field("Service", "bridge") + field("Bridge", b.Name) + field("Mode", b.Mode) + field("MTU", b.MTU) + field("Port", port) +
 		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments))
+}
+
+func datapathSummary(r api.Report) string {
+	d := r.Datapath
+	state := "running"
+	if !d.Running {
+		state = cmp.Or(d.Problem, "starting")
+	}
+	flows := 0
+	for _, n := range d.Flows {
+		flows += n
+	}
+	text := field("Service", "datapath") + field("Datapath", d.Name) + field("Status", state) + field("Ports", len(d.Ports)) +
+		field("Links", d.Links) + field("Flows", flows) + field("Misses", d.Counts["misses"])
+	if e := r.Encryption; e != nil {
+		text += field("Encryption", cmp.Or(e.Error, fmt.Sprintf("%d tunnels", len(e.Tunnels))))
+	}
+	return text
 }
 
 // field is a line with its label right-aligned.

@@ -142,7 +142,7 @@ func (h *Host) Launch(ctx context.Context) error {
 	args := []string{
 		"launch", "--name", h.Peer.String(), "--nickname", h.Name, "--host", h.Underlay.String(),
 		"--ipalloc-range", overlayRange, "--ipalloc-init", fmt.Sprintf("consensus=%d", c.cfg.Hosts),
-		"--expose", "--http-addr", h.socket, "--db-prefix", filepath.Join(c.dir, h.Name+"-"), "--log-level", "warning",
+		"--expose", "--http-addr", h.socket, "--db-prefix", h.DBPrefix(), "--log-level", "warning",
 	}
 	args = append(args, c.cfg.Flags...)
 	for _, other := range c.Hosts {
@@ -168,6 +168,9 @@ func (h *Host) Launch(ctx context.Context) error {
 	}(h.exited)
 	return h.until(ctx, func(api.Report) bool { return true })
 }
+
+// Do calls f on a thread in the host's network namespace.
+func (h *Host) Do(f func() error) error { return h.ns.Do(f) }
 
 func (h *Host) logFile() string { return filepath.Join(h.cluster.dir, h.Name+".log") }
 
@@ -235,6 +238,9 @@ func (h *Host) Attach(ctx context.Context) error {
 
 // Socket is the path of the daemon's control socket.
 func (h *Host) Socket() string { return h.socket }
+
+// DBPrefix is what the names of the daemon's files begin with.
+func (h *Host) DBPrefix() string { return filepath.Join(h.cluster.dir, h.Name+"-") }
 
 // DNSName is the name of the container.
 func (h *Host) DNSName() string { return h.Container.Name() + "." + domain }
