@@ -77,6 +77,7 @@ type Config struct {
 type omissions struct {
 	fence     bool // a peer that was away for long relies on what it had
 	agreement bool // who takes over the dead asks nobody
+	epochs    bool // what it takes over stays in its epoch
 	birth     bool // a vote does not count who is in reach
 }
 

@@ -148,14 +148,19 @@ func (c *core) isUsable(a addr.Addr) bool {
 
 // record gives an address to an owner. Nobody has it.
 func (c *core) record(owner string, p netip.Prefix) {
+	before := c.taken.Empty()
+	c.enter(owner, p)
+	if before && !c.taken.Empty() {
+		c.report(false) // whether anything is in use matters to others
+	}
+}
+
+// enter is record without a word to others.
+func (c *core) enter(owner string, p netip.Prefix) {
 	a := addr.FromNetip(p.Addr())
 	if c.universe.Contains(a) {
-		first := c.taken.Empty()
 		c.free.Remove(addr.Single(a))
 		c.taken.Add(addr.Single(a))
-		if first {
-			c.report(false) // whether anything is in use matters to others
-		}
 	}
 	c.book.put(owner, p)
 	c.touch(p.Addr())
@@ -287,7 +292,7 @@ func (c *core) saved() savedState {
 func (c *core) gossiped() state {
 	s := state{
 		nicknames: make(map[peer.Name]string, len(c.nicknames)), copyOf: c.me, joins: c.birth.mode != bySeed,
-		delays: c.tellDelays(), dying: c.reclaim.dying, round: c.reclaim.round, locks: maps.Clone(c.reclaim.locks), contact: c.tellContact(),
+		delays: c.tellDelays(), proposal: c.reclaim.proposal, locks: maps.Clone(c.reclaim.locks), contact: c.tellContact(),
 	}
 	for n, nick := range c.nicknames {
 		s.nicknames[n] = nick

@@ -53,7 +53,7 @@ func (c *core) noteDelays(s state) {
 	}
 	if changed {
 		w.delays = next
-		w.told++
+		c.tell()
 	}
 }
 
@@ -91,5 +91,5 @@ func (c *core) forgetDelays(owners []peer.Name) {
 	for _, p := range gone {
 		delete(w.delays, p)
 	}
-	w.told++
+	c.tell()
 }

@@ -49,13 +49,41 @@
 //
 // # Space of the dead
 //
-// With [Config.ReclaimAfter] the space of peers that are out of reach for that long is taken over without an operator, if a
-// majority agrees, weighed by address space. reclaim.go has the rules, why they are safe, and what they do not cover. It is
-// off unless asked for.
+// The space of a peer that is out of reach for [Config.ReclaimAfter] is taken over by the others, without an operator. If the
+// peer comes back, it keeps what it uses and nobody else was given, and gives up the rest.
+//
+// This is why no two peers that rely on their rings give out the same address. Majorities are weighed by address space.
+//
+//   - A peer relies on its ring only if it reached a majority within the last half of the delay. After that it is cut off: it
+//     gives nothing away, and others hear of it. When it meets a majority again it is fenced: it gives out nothing, and all
+//     it had given out is in doubt, until a majority has sent its rings.
+//   - Peers are taken over after the whole delay at the earliest, and by a majority that has lasted for all of it. So they are
+//     cut off by then, each of them, as two majorities at one time would share a peer. Space that the cut off pass on among
+//     themselves grows no younger: who takes it counts its absence from the earlier contact of the two.
+//   - A majority agrees to each takeover first. To agree is a lock, stored before it is told: who has locked agrees to no
+//     other takeover of the same peer, and confirms nothing to that peer, until it has heard from the one who takes over
+//     what came of it. So the majority that ends a fence has a peer in it that either knows of the takeover or has locked.
+//   - A takeover puts tokens into a new epoch, in which a token stands for all of its piece. In a merge, a token of an older
+//     epoch than the piece in which it turns up is void. So whatever the dead did with the space, unheard, never comes to
+//     bear, and the rings of the returned may be merged as all others; merges remain commutative, associative, idempotent.
+//   - If who takes over dies before that is heard of, the next one takes over both, in an epoch later than all that a majority
+//     has agreed to.
+//
+// What this does not cover: on the losing side of a partition that outlasts the delay, containers keep the addresses they
+// have, and new ones are served from the space there, while the other side gives them out again. [Status] tells (CutOff)
+// from half of the delay on, and after the partition which addresses were Lost. It relies on clocks that run about
+// equally fast, on stores that are not lost or put back, and on operators who take over only what is gone. After all
+// peers were down for more than half of the delay, a majority has to be up before addresses are given out.
+//
+// The default is a day: an outage of a night is over before, and half of it is long enough for a person to see to a
+// partition; and a fleet that replaces a third of its hosts every day still has two thirds of its space. It is off while
+// there is a peer that does not know of it, as one of Weave Net 2.8, or that was told not to take part. Old peers that
+// come later are given no space that was taken over before, since what they split off has no epoch; let them not take it
+// over by rmpeer either.
 //
 // # Reading the source
 //
 // core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, vote.go, dispute.go,
-// takeover.go, join.go and life.go; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side,
+// takeover.go, join.go and life.go; presence.go, fence.go and reclaim.go are about the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side,
 // wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
 package ipam

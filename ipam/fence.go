@@ -61,7 +61,7 @@ func (c *core) liftFence(now time.Time) {
 	}
 	w.fenced, w.lapsed, w.heard = false, false, nil
 	w.contact, w.stored, c.dirty.state = now, now, true
-	w.told++
+	c.tell()
 	c.log.Info("a majority of the address space has confirmed the ring")
 	c.updateUsable()
 	c.retry(now)

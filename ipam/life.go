@@ -79,7 +79,7 @@ func (c *core) load(saved Saved, now time.Time) error {
 			c.doubt(h)
 			continue
 		}
-		c.record(h.Owner, h.Addr)
+		c.enter(h.Owner, h.Addr) // the ring stays as it is stored: it is published before the next commit
 	}
 	if !saved.Rewrite {
 		c.dirty = dirty{}

@@ -123,7 +123,7 @@ func (c *core) noteContact(now time.Time) {
 		c.log.Warn("cut off from most of the address space for long: others may take over what is ours", "last_contact", w.contact)
 	}
 	if lapsed != w.lapsed || steady != w.steady {
-		w.told++
+		c.tell()
 	}
 	w.lapsed, w.steady = lapsed, steady
 	if lapsed && !w.fenced && !w.majority.IsZero() {
@@ -148,7 +148,7 @@ func (c *core) inheritContact(s state, now time.Time) {
 		return
 	}
 	w.contact = told
-	w.told++
+	c.tell()
 }
 
 // tellContact returns what others are to inherit; zero if nothing.
@@ -158,4 +158,10 @@ func (c *core) tellContact() time.Time {
 		return time.Time{}
 	}
 	return w.contact
+}
+
+// tell has others hear of a change of what we think of them and of ourselves.
+func (c *core) tell() {
+	c.watch.told++
+	c.dirty.state = true // so that it is published
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -15,11 +16,11 @@ import (
 // is known; then it proposes in its state to take over the dead. A peer agrees in its own state, if it misses them too; that
 // is stored before it is told, and a lock: it agrees to nobody else's proposal about the same dead, and confirms nothing to
 // a dead peer that returns, until the proposer has said in a later round what came of it. With a majority agreed, the
-// proposer takes over the tokens of the dead, at versions that nothing they did unheard can reach. If one of the dead
-// returns before, it proposes no more.
+// proposer takes over the tokens of the dead, and puts them into a new epoch, which voids what they did unheard. If one of
+// the dead returns before, it proposes no more.
 //
 // A proposer that vanishes leaves locks behind. They last until it says more, or is dead itself, and taken over by somebody
-// who takes over the rest with it.
+// who takes over the rest with it, in a later epoch than it may have reached unheard.
 
 // askAgain is the time between two requests to agree.
 const askAgain = 30 * time.Second
@@ -29,19 +30,32 @@ const maxLocks = 1 << 12
 
 // reclaim is our part in taking over the dead.
 type reclaim struct {
-	inquiry *inquiry
-	dying   []peer.Name            // whom we propose to take over, ascending
-	round   uint64                 // of our proposal: rises with each, over restarts too
-	agreed  map[peer.Name]struct{} // to it
-	askAt   time.Time              // when to ask again those who have not
-	locks   map[peer.Name]proposal // what we have agreed to, by proposer
+	inquiry  *inquiry
+	proposal                        // ours
+	agreed   map[peer.Name]struct{} // to it
+	askAt    time.Time              // when to ask again those who have not
+	locks    map[peer.Name]proposal // what we have agreed to, by proposer
 }
 
-// proposal is a round of a proposer, and whom it takes over, ascending.
+// proposal is to take over peers.
 type proposal struct {
-	round uint64
-	dying []peer.Name
+	round  uint64      // rises with each of a proposer, over restarts too
+	epochs uint64      // by how many their tokens are to be raised
+	dying  []peer.Name // ascending; none: nothing is proposed
 }
+
+// overlaps reports whether both are about the same peer.
+func (x proposal) overlaps(y proposal) bool {
+	return slices.ContainsFunc(x.dying, func(p peer.Name) bool { return slices.Contains(y.dying, p) })
+}
+
+// equal reports whether both are the same.
+func (x proposal) equal(y proposal) bool {
+	return x.round == y.round && x.epochs == y.epochs && slices.Equal(x.dying, y.dying)
+}
+
+// maxEpochs bounds proposal.epochs to what a version can hold.
+const maxEpochs = 255
 
 // inquiry gathers rings before dead peers are taken over.
 type inquiry struct {
@@ -62,11 +76,25 @@ func (c *core) dead(now time.Time) []peer.Name {
 		switch {
 		case p < c.me && (!away || now.Sub(since) < w.settle):
 			return nil
-		case away && now.Sub(since) >= d && !c.known(p):
+		case away && now.Sub(since) >= d && !c.known(p) && c.ring.CanReclaim(p):
 			out = append(out, p)
 		}
 	}
+	if c.bound(c.me, proposal{dying: out, epochs: maxEpochs}) {
+		return nil
+	}
 	return out
+}
+
+// bound reports whether we have agreed to something that does not allow us to agree to x, which is q's. A proposer that is to
+// be taken over as well does not count, if x raises tokens by more than it may have done unheard.
+func (c *core) bound(q peer.Name, x proposal) bool {
+	for other, y := range c.reclaim.locks {
+		if other != q && y.overlaps(x) && (!slices.Contains(x.dying, other) || y.epochs >= x.epochs) {
+			return true
+		}
+	}
+	return false
 }
 
 // pursueDead gathers rings when there are dead, proposes to take them over when all have answered, and goes on asking for
@@ -133,14 +161,25 @@ func (c *core) proposeDead(now time.Time) {
 // propose tells others of a new round. Nobody dying means that we propose nothing.
 func (c *core) propose(dying []peer.Name, now time.Time) {
 	c.reclaim.nextRound(dying, now)
-	c.watch.told++
-	c.dirty.state = true
+	c.outbid(c.reclaim.locks)
+	c.tell()
 	c.out.broadcast = true
 }
 
 func (x *reclaim) nextRound(dying []peer.Name, now time.Time) {
-	x.dying, x.agreed = dying, make(map[peer.Name]struct{})
+	x.dying, x.agreed, x.epochs = dying, make(map[peer.Name]struct{}), 1
 	x.round = max(x.round+1, uint64(max(now.Unix(), 0)))
+}
+
+// outbid raises our proposal above what others have agreed to about the same peers, and reports whether that was needed.
+func (c *core) outbid(locks map[peer.Name]proposal) (raised bool) {
+	x := &c.reclaim
+	for q, y := range locks {
+		if q != c.me && y.overlaps(x.proposal) && y.epochs >= x.epochs && x.epochs < maxEpochs {
+			x.epochs, raised = min(y.epochs, maxEpochs-1)+1, true
+		}
+	}
+	return raised
 }
 
 func (c *core) askToAgree() {
@@ -167,8 +206,11 @@ func (c *core) takeOverDead(now time.Time) {
 		return
 	}
 	for _, p := range x.dying {
-		won := c.winDisputes(p)
-		next, moved := c.ring.Reclaim(p, c.me)
+		won := c.winDisputes(p, func(v uint32) uint32 { return ring.Later(v, x.epochs) })
+		next, moved := c.ring.Reclaim(p, c.me, x.epochs)
+		if c.omit.epochs {
+			next, moved = c.ring.Transfer(p, c.me)
+		}
 		c.changeRing(next)
 		c.log.Info("took over the address space of a dead peer", "peer", c.name(p), "ranges", len(moved), "disputes", won,
 			"absent", now.Sub(c.watch.absent[p]).String())
@@ -193,7 +235,14 @@ func (c *core) heardRing(s state, fresh bool, now time.Time) {
 			c.proposeDead(now)
 		}
 	}
-	if given, ok := s.locks[c.me]; ok && given.round == x.round && len(x.dying) > 0 && slices.Equal(given.dying, x.dying) {
+	if c.outbid(s.locks) {
+		epochs := x.epochs
+		x.nextRound(x.dying, now)
+		x.epochs = epochs
+		c.tell()
+		c.askToAgree()
+	}
+	if given, ok := s.locks[c.me]; ok && len(x.dying) > 0 && given.equal(x.proposal) {
 		x.agreed[s.copyOf] = struct{}{}
 		c.takeOverDead(now)
 	}
@@ -208,23 +257,16 @@ func (c *core) considerProposal(s state, now time.Time) {
 	}
 	if locked {
 		delete(x.locks, s.copyOf)
-		c.watch.told++
-		c.dirty.state = true
+		c.tell()
 	}
-	if len(s.dying) == 0 || !c.misses(s.dying, now) || c.watch.lapsed || !c.trusted() || len(x.locks) >= maxLocks {
+	if len(s.dying) == 0 || !c.misses(s.dying, now) || c.watch.lapsed || !c.trusted() || len(x.locks) >= maxLocks || c.bound(s.copyOf, s.proposal) {
 		return
-	}
-	for q, other := range x.locks {
-		if !slices.Contains(s.dying, q) && slices.ContainsFunc(other.dying, func(p peer.Name) bool { return slices.Contains(s.dying, p) }) {
-			return
-		}
 	}
 	if x.locks == nil {
 		x.locks = make(map[peer.Name]proposal)
 	}
-	x.locks[s.copyOf] = proposal{s.round, s.dying}
-	c.watch.told++
-	c.dirty.state = true
+	x.locks[s.copyOf] = s.proposal
+	c.tell()
 	c.out.update(s.copyOf)
 }
 
@@ -244,8 +286,7 @@ func (c *core) dropLocks() {
 	for q := range x.locks {
 		if _, owns := slices.BinarySearch(owners, q); !owns && !c.known(q) {
 			delete(x.locks, q)
-			c.watch.told++
-			c.dirty.state = true
+			c.tell()
 		}
 	}
 }

@@ -185,3 +185,77 @@ func TestTheReclaimerDies(t *testing.T) {
 		w.requireOneRing()
 	})
 }
+
+// TestWhatTheDeadDidApartIsVoid: a peer on the losing side of a partition gets space from another one there. It is taken
+// over with all that the other had, and given out again; who returns keeps what nobody has.
+func TestWhatTheDeadDidApartIsVoid(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
+		n := four(w)
+		guest := w.start(5, func(c *ipam.Config) { reclaiming(c); c.Birth = ipam.Observer() })
+		w.pass(time.Minute)
+		w.bus.Partition([]peer.Name{name(1), name(2), name(3)}, []peer.Name{name(4), name(5)})
+		kept, lost := w.allocate(guest, "kept"), w.allocate(guest, "lost")
+		w.pass(15 * time.Minute)
+		require.EqualValues(t, 256, freeIn(n[:3]...), "as if nothing had been given away")
+		require.True(t, guest.Status().CutOff, "it knows how long the one was away that it has its space from")
+		require.NoError(t, n[1].Claim(w.within(time.Minute), "thief", lost))
+		w.bus.Heal()
+		w.pass(5 * time.Minute)
+		require.Equal(t, []ipam.Owned{{Owner: "kept", Addrs: []netip.Prefix{kept}}}, guest.Owners())
+		require.Equal(t, []ipam.Holding{{Owner: "lost", Addr: lost}}, guest.Status().Lost)
+		w.requireOneRing()
+		require.EqualValues(t, 256-2, freeIn(w.sorted()...))
+	})
+}
+
+// TestTheReclaimerIsOutbid: a peer takes over a dead one, is cut off before anybody hears of it, and gives the space away.
+// Who takes over both does so in a later epoch than it has reached.
+func TestTheReclaimerIsOutbid(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{Delay: 3 * time.Second}, func(t *testing.T, w *world) {
+		start := func(i int, birth func(*ipam.Config)) *node {
+			return w.start(i, func(c *ipam.Config) { birth(c); c.ReclaimAfter = 10 * time.Minute })
+		}
+		for i := range 8 {
+			start(i+1, seed(1, 2, 3, 4, 5, 6, 7, 8))
+		}
+		guest := start(9, func(c *ipam.Config) { c.Birth = ipam.Observer() })
+		w.pass(time.Minute)
+		first, second := w.nodes[name(1)], w.nodes[name(2)]
+		w.kill(name(8))
+		w.eventually(15*time.Minute, "taken over", func() bool { return len(first.Status().Peers) == 7 })
+		require.Len(t, second.Status().Peers, 8, "not heard")
+		w.bus.Partition([]peer.Name{name(1), name(9)})
+		for i := range 40 { // more than one of the two pieces has
+			w.allocate(guest, fmt.Sprint(i))
+		}
+		w.pass(15 * time.Minute)
+		require.EqualValues(t, 256, freeIn(w.sorted()[1:7]...))
+		epochs := make(map[uint32]bool)
+		for _, e := range second.Status().Entries {
+			epochs[e.Version>>24] = true
+		}
+		require.Equal(t, map[uint32]bool{0: true, 2: true}, epochs)
+		w.bus.Heal()
+		w.pass(10 * time.Minute)
+		require.Len(t, guest.Owners(), 40, "nobody else has been given these")
+		w.requireOneRing()
+		require.EqualValues(t, 256-40, freeIn(w.sorted()...))
+	})
+}
+
+// TestReclaimedSpaceIsNotForOldPeers, which would divide it as if it were of the first epoch.
+func TestReclaimedSpaceIsNotForOldPeers(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
+		n := four(w)
+		w.kill(name(4))
+		w.pass(15 * time.Minute)
+		old := w.start(5, func(c *ipam.Config) { seed(1, 2, 3, 4)(c); c.ReclaimAfter = -1 })
+		w.pass(time.Minute)
+		for i := range 100 {
+			w.allocate(old, fmt.Sprint(i))
+		}
+		for _, e := range n[0].Status().Entries {
+			require.False(t, e.Peer == old.name && e.Version>>24 > 0, "%v", e)
+		}
+	})
+}

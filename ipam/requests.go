@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -216,7 +217,7 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 		c.out.update(from) // it has it already, and has not heard so: its request was repeated
 		return
 	}
-	gift, ok := c.free.Donation(want.Intersect(c.universe))
+	gift, ok := c.donation(from, want.Intersect(c.universe))
 	if !ok && c.concede(from, want) {
 		gift, ok = want, true
 	}
@@ -232,6 +233,22 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 		c.report(true) // so that the asker learns where not to ask
 		c.out.deny(from, want)
 	}
+}
+
+// donation picks what of want to give to a peer. Space that was reclaimed is not for peers of Weave Net 2.8: what they give
+// away of it would not count as of its epoch.
+func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool) {
+	pieces := c.ring.Pieces()
+	reclaimed := func(p ring.Piece) bool { return p.Peer == c.me && p.Reclaimed() }
+	if _, joins := c.joiners[to]; joins || c.watch.delays[to] != 0 || !c.is4() || !slices.ContainsFunc(pieces, reclaimed) {
+		return c.free.Donation(want)
+	}
+	for _, p := range pieces {
+		if p.Peer == c.me && !p.Reclaimed() && !ok {
+			gift, ok = c.free.Donation(want.Intersect(p.Range))
+		}
+	}
+	return gift, ok
 }
 
 // denied follows a peer's answer that it has nothing to give.

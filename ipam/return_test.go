@@ -187,3 +187,17 @@ func TestDiskLost(t *testing.T) {
 		w.requireOneRing()
 	})
 }
+
+// TestLoadingChangesNothing: what a peer tells of its ring after a start is what is stored. Otherwise it would take what it told itself for a sign of a twin, after the next kill.
+func TestLoadingChangesNothing(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
+		a := w.start(1, seed(1, 2))
+		for i := range 60 {
+			w.allocate(a, fmt.Sprint(i))
+		}
+		w.pass(time.Minute) // and it tells how much is free
+		before := a.Status().Entries
+		w.kill(name(1))
+		require.Equal(t, before, w.start(1, seed(1, 2)).Status().Entries)
+	})
+}

@@ -97,7 +97,9 @@ func drawPlan(seed uint64) plan {
 	p := plain(seed, r)
 	p.birth = []string{counted, counted, grown, apart}[r.IntN(4)]
 	if p.birth != apart && r.IntN(2) == 0 {
-		p.delay = 8 * time.Minute
+		if p.delay = 8 * time.Minute; r.IntN(2) == 0 {
+			p = reclaimed(p)
+		}
 	}
 	p.careless = r.IntN(5) == 0
 	return p

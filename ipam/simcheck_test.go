@@ -58,6 +58,7 @@ func (s *sim) unsure(p peer.Name) bool {
 // blame notes what is wrong, unless something is already.
 func (s *sim) blame(format string, args ...any) {
 	if s.wrong == "" {
+		s.trace("wrong%s", s.brief())
 		s.wrong = fmt.Sprintf(format, args...)
 	}
 }
@@ -151,10 +152,13 @@ func (s *sim) heal() {
 	s.trace("the end: all is healed")
 	s.bus.Heal()
 	s.split = false
-	for i := range s.size {
-		if s.nodes[name(i+1)] == nil {
-			s.revive(i + 1)
+	for _, wiped := range []bool{false, true} { // those with a disk first
+		for i := range s.size {
+			if s.nodes[name(i+1)] == nil && s.wiped[i+1] == wiped {
+				s.revive(i + 1)
+			}
 		}
+		s.wait(time.Second)
 	}
 	s.try(func(ctx context.Context) { s.accept(s.sorted()[0].Prime(ctx)) })
 	deadline := time.Now().Add(10*time.Minute + 3*max(s.delay, 0))

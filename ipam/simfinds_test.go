@@ -16,16 +16,18 @@ import (
 
 const findWithin = 400
 
-// requireFound plays variants of simulations until an address is held twice.
-func requireFound(t *testing.T, draw func(p plan, r *rand.Rand) plan) {
+// requireFound plays simulations as draw and without draw them until an address is held twice, and the same one without
+// what without has done to it, in which none is.
+func requireFound(t *testing.T, draw, without func(p plan) plan) {
 	t.Helper()
 	double := regexp.MustCompile("is held by|was promised to .* and to")
 	other := ""
 	for seed := range uint64(findWithin) {
-		r := rand.New(rand.NewPCG(seed, 3))
-		wrong := simulate(t, draw(plain(seed, r), r), new(tally))
+		p := draw(plain(seed, rand.New(rand.NewPCG(seed, 3))))
+		wrong := simulate(t, without(p), new(tally))
 		if double.MatchString(wrong) {
 			t.Logf("seed %d: %s", seed, wrong)
+			require.Empty(t, simulate(t, p, new(tally)), "with the safeguard")
 			return
 		}
 		if wrong != "" {
@@ -35,35 +37,33 @@ func requireFound(t *testing.T, draw func(p plan, r *rand.Rand) plan) {
 	require.Fail(t, "a missing safeguard was not noticed", "in %d simulations; other trouble: %s", findWithin, other)
 }
 
-// reclaimed is a plan in which the dead are taken over.
+// reclaimed makes a plan in which the dead are taken over soon, and their space is needed.
 func reclaimed(p plan) plan {
-	p.delay = 8 * time.Minute
+	p.delay, p.net.Interval, p.net.Loss = 3*time.Minute, 5*time.Second, p.net.Loss/4
+	p.cidr, p.size = "10.32.0.0/27", 3+p.size%3
 	return p
 }
 
 func TestSimulationFindsAMissingFence(t *testing.T) {
-	requireFound(t, func(p plan, r *rand.Rand) plan {
-		p.tweak, p.cidr = (*ipam.Config).OmitFence, "10.32.0.0/27" // small, so that what the dead had is given out
-		return reclaimed(p)
-	})
+	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitFence; return p })
 }
 
 func TestSimulationFindsAMissingAgreement(t *testing.T) {
-	requireFound(t, func(p plan, r *rand.Rand) plan {
-		p.tweak = (*ipam.Config).OmitAgreement
-		return reclaimed(p)
-	})
+	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitAgreement; return p })
+}
+
+func TestSimulationFindsMissingEpochs(t *testing.T) {
+	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitEpochs; return p })
 }
 
 func TestSimulationFindsAnUnsafeBirth(t *testing.T) {
-	requireFound(t, func(p plan, r *rand.Rand) plan {
-		p.birth, p.tweak = grown, (*ipam.Config).OmitSafeBirth
-		return p
-	})
+	draw := func(p plan) plan { p.birth = grown; return p }
+	requireFound(t, draw, func(p plan) plan { p.tweak = (*ipam.Config).OmitSafeBirth; return p })
 }
 
 func TestSimulationFindsAForgottenGift(t *testing.T) {
-	requireFound(t, func(p plan, r *rand.Rand) plan {
+	draw := func(p plan) plan { return p }
+	requireFound(t, draw, func(p plan) plan {
 		p.store = func(s *ipam.MemStore) ipam.Store { return &lyingStore{Store: s} }
 		return p
 	})

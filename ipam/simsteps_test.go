@@ -171,7 +171,7 @@ func (s *sim) age() {
 
 // revive starts a peer that is down, unless it is to stay so.
 func (s *sim) revive(i int) {
-	if s.buried[i] || s.wiped[i] && s.birth == grown && s.split { // alone and new, it would make a ring of its own
+	if s.buried[i] || s.wiped[i] && s.birth == grown && (s.split || s.alone()) { // it would make a ring of its own
 		return
 	}
 	if s.wiped[i] {
@@ -183,6 +183,21 @@ func (s *sim) revive(i int) {
 		s.inDoubt(name(i))
 	}
 	s.up(i)
+}
+
+// alone reports whether nobody who is up has a ring, but somebody may come who has.
+func (s *sim) alone() bool {
+	for _, n := range s.nodes {
+		if len(n.Status().Entries) > 0 {
+			return false
+		}
+	}
+	for i := range s.size {
+		if s.stores[name(i+1)] != nil && !s.wiped[i+1] && !s.buried[i+1] {
+			return true
+		}
+	}
+	return false
 }
 
 // inDoubt notes that a peer does not know what it has kept of what it promised.

@@ -63,7 +63,7 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 		return 0, fmt.Errorf("ipam: take over %s: %w", c.name(from), ErrReachable)
 	}
 	before := c.free.Len()
-	won := c.winDisputes(from)
+	won := c.winDisputes(from, func(v uint32) uint32 { return max(v, v+ring.DisputeStep) }) // v if the latter wraps
 	next, moved := c.ring.Transfer(from, c.me)
 	if len(moved) == 0 && !won {
 		return 0, nil
@@ -77,15 +77,14 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	return n, nil
 }
 
-// winDisputes ends those with a peer that is gone: what it claims of ours is ours.
-func (c *core) winDisputes(gone peer.Name) (won bool) {
+// winDisputes ends those with a peer that is gone: what it claims of ours is ours, at versions raised from its.
+func (c *core) winDisputes(gone peer.Name, raised func(uint32) uint32) (won bool) {
 	for _, d := range c.disputes {
 		rival := d.conflict.Rival
 		if rival.Peer != gone {
 			continue
 		}
-		version := max(rival.Version, rival.Version+ring.ReclaimStep) // the former if the latter wraps
-		if next, err := c.ring.Assert(c.me, rival.At, version); err == nil {
+		if next, err := c.ring.Assert(c.me, rival.At, raised(rival.Version)); err == nil {
 			c.changeRing(next)
 			won = true
 		}

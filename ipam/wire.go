@@ -68,14 +68,15 @@ type wireState struct {
 	Reclaim   map[uint64]uint64 // the same, as all below; seconds, by peer; see delays.go
 	Dying     []uint64          // see reclaim.go
 	Round     uint64
+	Epochs    uint64
 	Locks     []wireLock
 	Contact   uint64 // seconds ago, plus 1; 0: not told
 }
 
 // wireLock is what the sender has agreed to.
 type wireLock struct {
-	Proposer, Round uint64
-	Dying           []uint64
+	Proposer, Round, Epochs uint64
+	Dying                   []uint64
 }
 
 type wireRange struct{ Start, End uint64 }
@@ -89,8 +90,7 @@ type state struct {
 	copyOf    peer.Name    // the peer whose copy of the ring this is; 0 if it does not say
 	joins     bool         // the sender changes over to a better ring; only with a ring
 	delays    map[peer.Name]time.Duration
-	dying     []peer.Name            // whose space the sender proposes to take over, ascending
-	round     uint64                 // of that
+	proposal                         // what the sender proposes; see reclaim.go
 	locks     map[peer.Name]proposal // what the sender has agreed to, by proposer
 	contact   time.Time              // when a majority was last in the sender's reach; zero: not told; only for what is sent
 	age       uint64                 // how long that is ago, in seconds, plus 1; 0: not told; only of what was received
@@ -116,7 +116,7 @@ func encodeState(s state) []byte {
 	w := wireState{
 		Now: s.now, Nicknames: make(map[uint64]string, len(s.nicknames)),
 		Reclaim: toWireDelays(s.delays), Contact: toWireAge(s),
-		Dying: toWireNames(s.dying), Round: s.round, Locks: toWireLocks(s.locks),
+		Dying: toWireNames(s.dying), Round: s.round, Epochs: s.epochs, Locks: toWireLocks(s.locks),
 	}
 	for n, nick := range s.nicknames {
 		w.Nicknames[uint64(n)] = nick
@@ -136,7 +136,8 @@ func decodeState(b []byte) (state, error) {
 	if err := decode(b, &w); err != nil {
 		return state{}, fmt.Errorf("ipam: decode state: %w", err)
 	}
-	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames)), delays: fromWireDelays(w.Reclaim), age: w.Contact, round: w.Round}
+	s := state{now: w.Now, nicknames: make(map[peer.Name]string, len(w.Nicknames)), delays: fromWireDelays(w.Reclaim), age: w.Contact}
+	s.round, s.epochs = w.Round, w.Epochs
 	for n, nick := range w.Nicknames {
 		if name, err := peer.FromUint64(n); err == nil && len(nick) <= math.MaxUint8 {
 			s.nicknames[name] = nick
@@ -277,7 +278,7 @@ func toWireAge(s state) uint64 {
 
 func toWireLocks(locks map[peer.Name]proposal) (w []wireLock) {
 	for _, q := range slices.Sorted(maps.Keys(locks)) {
-		w = append(w, wireLock{uint64(q), locks[q].round, toWireNames(locks[q].dying)})
+		w = append(w, wireLock{uint64(q), locks[q].round, locks[q].epochs, toWireNames(locks[q].dying)})
 	}
 	return w
 }
@@ -296,7 +297,7 @@ func fromWireLocks(w []wireLock) (map[peer.Name]proposal, error) {
 		if err != nil {
 			return nil, err
 		}
-		locks[q] = proposal{x.Round, dying}
+		locks[q] = proposal{x.Round, x.Epochs, dying}
 	}
 	return locks, nil
 }

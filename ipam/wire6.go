@@ -23,8 +23,8 @@ import (
 //	nicknames: count, then name, length, text each
 //	delays:    count, then name, seconds each
 //	contact:   its age in seconds, plus 1, or 0
-//	proposal:  round, count, names
-//	locks:     count, then proposer, round, count, names each
+//	proposal:  round, epochs, count, names
+//	locks:     count, then proposer, round, epochs, count, names each
 //	ring:      whose copy (name), start, end (16 bytes each), seeds: count, names;
 //	           tokens: count, then distance from the one before (from the start for the first), name, version, free each
 //	votes:     count, then voter, promise, accepted, value's names: count, names; value's origin each
@@ -67,10 +67,10 @@ func (compactCodec) encodeState(s state) []byte {
 	for _, p := range slices.Sorted(maps.Keys(s.delays)) {
 		b = binary.AppendUvarint(appendName(b, p), uint64(s.delays[p]/time.Second))
 	}
-	b = appendNames(binary.AppendUvarint(binary.AppendUvarint(b, toWireAge(s)), s.round), s.dying)
+	b = appendProposal(binary.AppendUvarint(b, toWireAge(s)), s.proposal)
 	b = binary.AppendUvarint(b, uint64(len(s.locks)))
 	for _, q := range slices.Sorted(maps.Keys(s.locks)) {
-		b = appendNames(binary.AppendUvarint(appendName(b, q), s.locks[q].round), s.locks[q].dying)
+		b = appendProposal(appendName(b, q), s.locks[q])
 	}
 	switch {
 	case flags&flagRing != 0:
@@ -84,6 +84,10 @@ func (compactCodec) encodeState(s state) []byte {
 func appendName(b []byte, p peer.Name) []byte {
 	raw := p.Bytes()
 	return append(b, raw[:]...)
+}
+
+func appendProposal(b []byte, x proposal) []byte {
+	return appendNames(binary.AppendUvarint(binary.AppendUvarint(b, x.round), x.epochs), x.dying)
 }
 
 func appendNames(b []byte, list []peer.Name) []byte {
@@ -167,12 +171,12 @@ func (compactCodec) decodeState(b []byte) (state, error) {
 		raw[uint64(p)] = d.uvarint()
 	}
 	s.delays = fromWireDelays(raw)
-	s.age, s.round, s.dying = d.uvarint(), d.uvarint(), d.names()
-	for range d.count(peer.NameSize + 2) {
+	s.age, s.proposal = d.uvarint(), d.proposal()
+	for range d.count(peer.NameSize + 3) {
 		if s.locks == nil {
 			s.locks = make(map[peer.Name]proposal)
 		}
-		s.locks[d.someone()] = proposal{d.uvarint(), d.names()}
+		s.locks[d.someone()] = d.proposal()
 	}
 	switch {
 	case flags&flagRing != 0:
@@ -319,6 +323,10 @@ func (d *reader) ring() (*ring.Ring, peer.Name) {
 }
 
 func (d *reader) voter() paxos.Voter { return paxos.Voter{Name: d.name(), UID: peer.UID(d.uvarint())} }
+
+func (d *reader) proposal() proposal {
+	return proposal{round: d.uvarint(), epochs: d.uvarint(), dying: d.names()}
+}
 
 func (d *reader) id() paxos.ID { return paxos.ID{Round: d.uvarint(), Proposer: d.voter()} }
 

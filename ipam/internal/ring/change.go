@@ -28,8 +28,9 @@ func (r *Ring) Grant(me, to peer.Name, piece addr.Range) (*Ring, error) {
 		t[i].Peer, t[i].Free = to, free
 	} else {
 		t[i].Free = r.span(t[i].At, piece.Start).Uint64()
+		split := Token{At: piece.Start, Peer: to, Version: firstOf(t[i]), Free: free}
 		i = r.slot(piece.Start)
-		t = slices.Insert(t, i, Token{At: piece.Start, Peer: to, Free: free})
+		t = slices.Insert(t, i, split)
 	}
 	next := i + 1
 	for ; next < len(t) && t[next].At.Less(piece.End); next++ {
@@ -48,8 +49,8 @@ func (r *Ring) closeGrant(t []Token, next int, me peer.Name, end addr.Addr) []To
 	if next < len(t) && t[next].At == end {
 		return t
 	}
-	follower := t[next%len(t)].At
-	return slices.Insert(t, next, Token{At: end, Peer: me, Free: r.span(end, follower).Uint64()})
+	given, follower := t[(next+len(t)-1)%len(t)], t[next%len(t)].At
+	return slices.Insert(t, next, Token{At: end, Peer: me, Version: firstOf(given), Free: r.span(end, follower).Uint64()})
 }
 
 // slot returns the index at which a token for a would be inserted.
@@ -77,26 +78,27 @@ func (r *Ring) ownsAll(p peer.Name, piece addr.Range) bool {
 // Transfer returns the ring in which every token of from belongs to to (section 1.8), and the ranges that changed
 // hands. Without any it returns r itself.
 func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
-	return r.transfer(from, to, TakeoverStep)
+	return r.transfer(from, to, func(v uint32) (uint32, bool) { return raise(v, TakeoverStep), true })
 }
 
-// Reclaim is like Transfer, with versions that no owner reaches that was only not heard of for a while.
-func (r *Ring) Reclaim(from, to peer.Name) (*Ring, []addr.Range) {
-	return r.transfer(from, to, ReclaimStep)
+// Reclaim is like Transfer, but the tokens are put n epochs further. Those for which there are not so many stay.
+func (r *Ring) Reclaim(from, to peer.Name, n uint64) (*Ring, []addr.Range) {
+	return r.transfer(from, to, func(v uint32) (uint32, bool) { return Later(v, n), Later(v, n) > v })
 }
 
-func (r *Ring) transfer(from, to peer.Name, step uint32) (*Ring, []addr.Range) {
-	moved := r.Owned(from)
+// transfer moves the tokens of from for which there is a next version.
+func (r *Ring) transfer(from, to peer.Name, raised func(uint32) (uint32, bool)) (*Ring, []addr.Range) {
+	next := r.with(slices.Clone(r.Tokens))
+	for i, t := range r.Tokens {
+		if v, ok := raised(t.Version); ok && t.Peer == from {
+			next.Tokens[i].Peer, next.Tokens[i].Version = to, v
+		}
+	}
+	moved := addr.Subtract(next.Owned(to), r.Owned(to))
 	if from == to || len(moved) == 0 {
 		return r, nil
 	}
-	t := slices.Clone(r.Tokens)
-	for i := range t {
-		if t[i].Peer == from {
-			t[i].Peer, t[i].Version = to, raise(t[i].Version, step)
-		}
-	}
-	return r.with(t), moved
+	return next, moved
 }
 
 // Assert returns the ring in which me has a token at a, inside a piece of its own, at the given version or a higher one:
@@ -110,7 +112,7 @@ func (r *Ring) Assert(me peer.Name, a addr.Addr, version uint32) (*Ring, error) 
 	if t[i].At == a {
 		t[i].Version = max(raise(t[i].Version, 1), version)
 	} else {
-		t = slices.Insert(t, r.slot(a), Token{At: a, Peer: me, Version: version})
+		t = slices.Insert(t, r.slot(a), Token{At: a, Peer: me, Version: max(version, firstOf(t[i]))})
 	}
 	next := r.with(t)
 	next.clip()

@@ -37,9 +37,15 @@ func history(t testing.TB, r *rand.Rand, peers int) []*ring.Ring {
 	for i := range copies {
 		copies[i] = ring.Divide(small(), names)
 	}
+	evolve(t, r, copies, r.Perm(peers))
+	return copies
+}
+
+// evolve goes on with a history, among the peers of a group.
+func evolve(t testing.TB, r *rand.Rand, copies []*ring.Ring, group []int) {
 	for range 60 {
-		i, j := r.IntN(peers), r.IntN(peers)
-		me := names[i]
+		i, j := group[r.IntN(len(group))], group[r.IntN(len(group))]
+		me := peer.Name(i + 1)
 		switch r.IntN(4) {
 		case 0:
 			copies[i] = copies[i].Report(me, func(x addr.Range) uint64 { return r.Uint64N(x.Size().Uint64() + 1) }, nil)
@@ -53,26 +59,62 @@ func history(t testing.TB, r *rand.Rand, peers int) []*ring.Ring {
 			x := owned[r.IntN(len(owned))]
 			x.Start = x.Start.Add(addr.From64(r.Uint64N(x.Size().Uint64())))
 			x.End = x.Start.Add(addr.From64(1 + r.Uint64N(x.Size().Uint64())))
-			next, err := copies[i].Grant(me, names[j], x)
+			next, err := copies[i].Grant(me, peer.Name(j+1), x)
 			require.NoError(t, err)
 			require.NoError(t, next.Check())
 			copies[i] = next
 		}
 	}
-	return copies
 }
 
-// TestMergeLaws: in whatever order an observer hears of rings, and however often, it comes to the same ring.
+// checkLaws tests that in whatever order an observer hears of rings, and however often, it comes to the same ring.
+func checkLaws(t *testing.T, a, b, d *ring.Ring, seed uint64) {
+	ab := merge(t, a, b, observer)
+	require.Equal(t, text(ab), text(merge(t, b, a, observer)), "commutative, seed %d", seed)
+	require.Equal(t, text(merge(t, ab, d, observer)), text(merge(t, a, merge(t, b, d, observer), observer)), "associative, seed %d", seed)
+	require.Same(t, ab, merge(t, ab, a, observer), "idempotent, seed %d", seed)
+	require.Same(t, ab, merge(t, ab, b, observer), "idempotent, seed %d", seed)
+}
+
 func TestMergeLaws(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		c := history(t, r, 2+r.IntN(5))
-		a, b, d := c[0], c[1], c[len(c)-1]
-		ab := merge(t, a, b, observer)
-		require.Equal(t, text(ab), text(merge(t, b, a, observer)), "commutative, seed %d", seed)
-		require.Equal(t, text(merge(t, ab, d, observer)), text(merge(t, a, merge(t, b, d, observer), observer)), "associative, seed %d", seed)
-		require.Same(t, ab, merge(t, ab, a, observer), "idempotent, seed %d", seed)
-		require.Same(t, ab, merge(t, ab, b, observer), "idempotent, seed %d", seed)
+		checkLaws(t, c[0], c[1], c[len(c)-1], seed)
+	}
+}
+
+// TestReclaimedIsAsIfTheDeadHadDoneNothing: survivors take over the others, who go on among themselves, unheard. When all
+// meet, what the others did is void, and the laws hold.
+func TestReclaimedIsAsIfTheDeadHadDoneNothing(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 10))
+		c := history(t, r, 3+r.IntN(5))
+		order := r.Perm(len(c))
+		cut := 1 + r.IntN(len(c)-1)
+		survivors, dead := order[:cut], order[cut:]
+		first := survivors[0]
+		for _, i := range survivors {
+			c[first] = merge(t, c[first], c[i], peer.Name(first+1))
+		}
+		for _, i := range dead {
+			c[first], _ = c[first].Reclaim(peer.Name(i+1), peer.Name(first+1), 1)
+		}
+		for _, i := range survivors {
+			c[i] = merge(t, c[i], c[first], peer.Name(i+1))
+		}
+		evolve(t, r, c, survivors)
+		evolve(t, r, c, dead)
+		known, all := c[first], c[first]
+		for _, i := range survivors {
+			known = merge(t, known, c[i], observer)
+		}
+		for _, i := range r.Perm(len(c)) {
+			all = merge(t, all, c[i], observer)
+		}
+		require.Equal(t, owners(known), owners(all), "seed %d", seed)
+		checkLaws(t, c[order[0]], c[order[1]], c[order[len(order)-1]], seed)
+		checkLaws(t, known, all, c[order[len(order)-1]], seed)
 	}
 }
 
@@ -101,7 +143,7 @@ func drawRing(r *rand.Rand, peers int) *ring.Ring {
 		out.Tokens = append(out.Tokens, ring.Token{
 			At:      small().Start.Add(addr.From64(a)),
 			Peer:    peer.Name(1 + r.IntN(peers)),
-			Version: uint32(r.IntN(3)),
+			Version: uint32(r.IntN(3) + r.IntN(2)*r.IntN(3)<<24), // of some epochs
 		})
 	}
 	for i := range out.Tokens {
@@ -212,7 +254,7 @@ func FuzzMerge(f *testing.F) {
 func ringBytes(r *ring.Ring) []byte {
 	var out []byte
 	for _, t := range r.Tokens {
-		out = append(out, byte(t.At.Sub(small().Start).Uint64()), t.Peer.Bytes()[0], byte(t.Version), byte(t.Free))
+		out = append(out, byte(t.At.Sub(small().Start).Uint64()), t.Peer.Bytes()[0], byte(t.Version&63|t.Version>>24<<6), byte(t.Free))
 	}
 	return out
 }
@@ -223,7 +265,7 @@ func bytesRing(b []byte) *ring.Ring {
 		r.Tokens = append(r.Tokens, ring.Token{
 			At:      small().Start.Add(addr.From64(uint64(b[0]))),
 			Peer:    peer.Name(b[1]%4 + 1),
-			Version: uint32(b[2]),
+			Version: uint32(b[2]&63) | uint32(b[2]>>6)<<24, // of four epochs
 			Free:    uint64(b[3]),
 		})
 	}

@@ -63,7 +63,7 @@ type Merged struct {
 	Ring      *Ring       // the same pointer if nothing at all is different
 	Changed   bool        // an incoming token was taken
 	Conflicts []Conflict  // what was refused, ascending
-	Ahead     []addr.Addr // me's tokens that came in at a version me has not given them, ascending
+	Ahead     []addr.Addr // me's tokens that came in at a version me has not given them, in their epoch; ascending
 }
 
 // Merge joins an incoming ring into r, as me, who alone may change its tokens (section 1.4). used says whether an
@@ -76,8 +76,12 @@ type Merged struct {
 // A peer of Weave Net 2.8 refuses an incoming ring as a whole for one disputed token, and overlooks some losses. Here
 // what would be lost is computed, and each piece of me's is either changed as the incoming ring says, or, if an address
 // in use would be lost, kept as it was and reported; the rest of the ring is merged all the same. This is a local
-// decision, and so compatible. An error means that nothing can be merged: the incoming ring is malformed or belongs to
-// another cluster.
+// decision, and so compatible.
+//
+// A token that only one of the rings has, of an older epoch than the piece of the other ring in which it lies, is dropped:
+// it was put there before the piece was taken over from a dead owner, or later by that owner, unheard.
+//
+// An error means that nothing can be merged: the incoming ring is malformed or belongs to another cluster.
 func (r *Ring) Merge(in *Ring, me peer.Name, used func(addr.Range) bool) (Merged, error) {
 	if err := in.Check(); err != nil {
 		return Merged{}, err
@@ -88,7 +92,7 @@ func (r *Ring) Merge(in *Ring, me peer.Name, used func(addr.Range) bool) (Merged
 	if r.Range != in.Range {
 		return Merged{}, ErrRange
 	}
-	m := merge{ours: r, me: me, used: used, slots: align(r.Tokens, in.Tokens)}
+	m := merge{ours: r, theirs: in, me: me, used: used, slots: align(r.Tokens, in.Tokens)}
 	m.choose()
 	m.refuse()
 	return m.result(in.Seeds), nil
@@ -98,17 +102,19 @@ func (r *Ring) Merge(in *Ring, me peer.Name, used func(addr.Range) bool) (Merged
 type slot struct {
 	at           addr.Addr
 	ours, theirs *Token
-	piece        int   // index of our token whose piece this lies in; -1 if we have none
-	chosen       Token // valid after choose
+	piece, cover int   // index of our and of their token whose piece this lies in; -1 if there is none
+	chosen       Token // whose piece this is; valid after choose
 	taken        bool  // chosen came from theirs
+	void         bool  // the token was put into a piece that has come into a new epoch since
 }
 
 // merge is one merge on its way.
 type merge struct {
-	ours  *Ring
-	me    peer.Name
-	used  func(addr.Range) bool
-	slots []slot
+	ours   *Ring
+	theirs *Ring
+	me     peer.Name
+	used   func(addr.Range) bool
+	slots  []slot
 
 	ahead     []addr.Addr
 	refused   map[int]*Conflict // by piece
@@ -132,9 +138,12 @@ func align(ours, theirs []Token) []slot {
 		if s.ours != nil {
 			i++
 		}
-		s.piece = i - 1
-		if s.piece < 0 {
+		s.piece, s.cover = i-1, j-1
+		if i == 0 {
 			s.piece = len(ours) - 1 // before our first token: the piece that runs over the end
+		}
+		if j == 0 {
+			s.cover = len(theirs) - 1
 		}
 		slots = append(slots, s)
 	}
@@ -143,15 +152,27 @@ func align(ours, theirs []Token) []slot {
 
 // choose picks a token for each slot, without regard to what is in use.
 func (m *merge) choose() {
+	last := -1 // the last slot with a token
 	for i := range m.slots {
 		s := &m.slots[i]
 		switch {
 		case s.theirs == nil:
-			s.chosen = *s.ours
+			s.chosen, s.void = *s.ours, s.cover >= 0 && epoch(m.theirs.Tokens[s.cover].Version) > epoch(s.ours.Version)
 		case s.ours == nil:
-			s.chosen, s.taken = *s.theirs, true
+			s.chosen, s.void = *s.theirs, s.piece >= 0 && epoch(m.ours.Tokens[s.piece].Version) > epoch(s.theirs.Version)
+			s.taken = !s.void
 		default:
 			s.chosen, s.taken = m.pick(*s.ours, *s.theirs)
+		}
+		if !s.void {
+			last = i
+		}
+	}
+	for i := range m.slots { // what is void is part of the piece before
+		if s := &m.slots[i]; !s.void {
+			last = i
+		} else {
+			s.chosen = m.slots[last].chosen
 		}
 	}
 }
@@ -159,7 +180,9 @@ func (m *merge) choose() {
 func (m *merge) pick(ours, theirs Token) (t Token, taken bool) {
 	if ours.Peer == m.me && theirs.Peer == m.me {
 		if theirs.Version > ours.Version {
-			m.ahead = append(m.ahead, ours.At)
+			if epoch(theirs.Version) == epoch(ours.Version) { // or else it was taken over and given back
+				m.ahead = append(m.ahead, ours.At)
+			}
 			ours.Version = raise(theirs.Version, 1)
 		}
 		return ours, false
@@ -255,8 +278,10 @@ func (m *merge) result(seeds []peer.Name) Merged {
 	tokens := make([]Token, 0, len(m.slots))
 	for _, s := range m.slots {
 		if m.refused[s.piece] == nil {
-			tokens = append(tokens, s.chosen)
-			res.Changed = res.Changed || s.taken
+			if !s.void {
+				tokens = append(tokens, s.chosen)
+				res.Changed = res.Changed || s.taken
+			}
 		} else if s.ours != nil {
 			t := *s.ours
 			if s.theirs != nil && s.theirs.Peer == m.me {

@@ -11,6 +11,7 @@ package ring
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
@@ -21,8 +22,37 @@ import (
 // TakeoverStep is what a version rises by when a token changes hands without the consent of its owner.
 const TakeoverStep = 100
 
-// ReclaimStep is the same for a token of a dead peer, which may have changed it often while nobody heard.
-const ReclaimStep = 1 << 16
+// DisputeStep is the same for a token that two peers claim, of which one is gone.
+const DisputeStep = 1 << 16
+
+// epochBits is how many low bits of a version count changes within an epoch; the bits above count epochs. A token is put into
+// a new epoch when its owner is dead: the token stands for all of its piece then, whatever the dead owner may have done with
+// it that nobody else knows. Tokens put into a piece begin in the epoch of the piece. A token of an older epoch than the
+// piece in which it turns up is from before, and void. Weave Net 2.8 counts single changes, and never comes this far.
+const epochBits = 24
+
+// epoch returns the epoch of a version.
+func epoch(version uint32) uint32 { return version >> epochBits }
+
+// firstOf returns the version with which a token begins that is put into a piece.
+func firstOf(piece Token) uint32 { return epoch(piece.Version) << epochBits }
+
+// Later returns the first version of the epoch that is n after that of a version, or the version itself if there are not so
+// many.
+func Later(version uint32, n uint64) uint32 {
+	if left := uint64(math.MaxUint32>>epochBits - epoch(version)); n > left {
+		return version
+	}
+	return (epoch(version) + uint32(n)) << epochBits
+}
+
+// Reclaimed reports whether the token is of another epoch than the first.
+func (t Token) Reclaimed() bool { return epoch(t.Version) > 0 }
+
+// CanReclaim reports whether p has a token for which there is another epoch.
+func (r *Ring) CanReclaim(p peer.Name) bool {
+	return slices.ContainsFunc(r.Tokens, func(t Token) bool { return t.Peer == p && Later(t.Version, 1) > t.Version })
+}
 
 var (
 	// ErrNotSorted is returned for tokens that are not ascending.
