@@ -19,7 +19,7 @@ func newSendingLink(t testing.TB, key *[32]byte) *link {
 	l, _, _ := newTestLink(t, testA, key)
 	l.conn = new(sink)
 	l.machine.established = true
-	l.step(func(m *machine, _ time.Time) { m.setMTU(1500 - m.ipOverhead()) })
+	l.step(func(m *machine, _ time.Time) { m.setMTU(1500-m.ipOverhead(), overlay.MTUProbed) })
 	return l
 }
 
@@ -41,7 +41,7 @@ var cases = []struct {
 }
 
 func TestSendAllocatesNothing(t *testing.T) {
-	if raceDetector {
+	if RaceDetector {
 		t.Skip("pools lose things on purpose under the race detector")
 	}
 	for _, c := range cases {
@@ -54,7 +54,7 @@ func TestSendAllocatesNothing(t *testing.T) {
 // datagrams packs many batches of frames.
 func datagrams(t testing.TB, key *[32]byte, size, batches int) [][]byte {
 	l, conn, _ := newTestLink(t, testA, key)
-	l.step(func(m *machine, _ time.Time) { m.setMTU(1500 - m.ipOverhead()) })
+	l.step(func(m *machine, _ time.Time) { m.setMTU(1500-m.ipOverhead(), overlay.MTUProbed) })
 	frames := batchOf(t, 64, size)
 	for range batches {
 		l.Send(frames)

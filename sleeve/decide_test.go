@@ -79,15 +79,18 @@ func TestSearchAvoidsAmbiguity(t *testing.T) {
 		for real := searchFloor; real <= start; real += 7 {
 			s, now := search{}, time.Now()
 			for s.start(start); s.running(); {
-				require.NotEqual(t, ambiguousMTU, s.cand)
+				if s.cand == ambiguousMTU {
+					t.Fatalf("it is tried between %d and %d", s.good, s.bad)
+				}
 				if s.tick(now); s.cand != 0 && s.cand <= real {
 					s.verified(s.cand)
 				} else {
 					now = s.due()
 				}
 			}
-			require.InDelta(t, real, s.good, 1)
-			require.LessOrEqual(t, s.good, real)
+			if s.good > real || s.good < real-1 {
+				t.Fatalf("%d found where %d passes", s.good, real)
+			}
 		}
 	}
 }
@@ -358,41 +361,5 @@ func FuzzTooBig(f *testing.F) {
 		if got != want {
 			t.Fatalf("%d bytes of %d", got, want)
 		}
-	})
-}
-
-func FuzzDatagram(f *testing.F) {
-	v := loadVectors(f)
-	for _, d := range v.Plain {
-		f.Add([]byte(d.Payload), false)
-	}
-	for _, d := range v.Encrypted.Datagrams {
-		f.Add([]byte(d.Payload), true)
-	}
-	for _, c := range v.Malformed {
-		f.Add(append(testA.AppendBytes(nil), c.Body...), c.Encrypted)
-	}
-	plain, _, plainGot := newTestLink(f, testB, nil)
-	sealed, _, sealedGot := newTestLink(f, testB, v.key())
-	readers := [2]*reader{newReader(plain.overlay), newReader(sealed.overlay)}
-	f.Fuzz(func(t *testing.T, b []byte, encrypted bool) {
-		r, got := readers[0], plainGot
-		if encrypted {
-			r, got = readers[1], sealedGot
-		}
-		r.datagram(remoteA, b)
-		r.flush()
-		total := 0
-		for _, f := range *got {
-			total += len(f.Data)
-			if len(f.Data) < overlay.HeaderLen || !f.Src.IsValid() || !f.Dst.IsValid() {
-				t.Fatal("a frame that should have been dropped")
-			}
-		}
-		if total > len(b) {
-			t.Fatal("more out than in")
-		}
-		*got = nil
-		plain.machine.take(nil)
 	})
 }

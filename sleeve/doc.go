@@ -30,7 +30,27 @@
 // AES-256-GCM where the processor helps, fresh keys while it runs, and probes its paths. Its format is in sleeve2.md, with vectors
 // in testdata/sleeve2.json. The Overlay is its fallback: offer it first, and the Overlay behind it.
 //
-// Of the time that remains, most is the kernel's: the copies in and out of the TAP device, and the UDP and TCP stacks.
+// # Cores
+//
+// Frames are sealed by who sends them, in its goroutine: for those of this host that is the reader of the port, of which there
+// is one for each queue. The socket has as many queues as there are cores, up to 8; what comes from one remote comes from one
+// queue, is opened there and written to the port, so that flows keep their order.
+//
+// # Where the time goes
+//
+// One TCP stream between two containers, sealed by sleeve2 and on an underlay with an MTU of 1500, as measured by
+//
+//	go run ./internal/bench sleeve --only sleeve2 --figures stream --profile DIR
+//
+// on 2 cores with AES instructions, at 4 Gbit/s while others used the machine as well: each daemon takes two fifths of a core.
+//
+//	sender: 45 % AES-GCM, 25 % sendmmsg (two messages for each super-frame), 12 % reading the TAP device
+//	receiver: 42 % AES-GCM, 19 % recvmmsg, 17 % writing the TAP device
+//	all else, ours and the runtime's: 18 and 22 %; no function of ours has more than 4 %
+//
+// The other 60 % of the machine are the kernel's: the two TCP ends, which copy each byte, the veth pairs and the bridges. On
+// the old wire, sealed, it is XSalsa20-Poly1305 that takes 72 % of the receiver's time, and limits the stream to about 1.5
+// Gbit/s; in the clear the checksums of segments take 19 %, which the kernel would take otherwise.
 //
 // # Where this differs from Weave Net 2.8, within its wire
 //
@@ -48,5 +68,6 @@
 //   - IPv6 packets that are too big are answered with "packet too big" if the overlay's MTU is at least 1280 and they are
 //     not flooded. Others go on channel N, as in 2.8.
 //   - The inner IP header is checked against the frame before it is believed.
+//   - The round trip in a link's status is that of MTU tests, whose answers come over the mesh connection.
 //   - The underlay may be IPv6, which adds 20 bytes to each datagram; 2.8 has IPv4 only.
 package sleeve

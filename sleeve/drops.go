@@ -22,13 +22,14 @@ const (
 	dropHops                   // came over too many links
 	dropUnknown                // datagram: of a kind that is not known here
 	dropCongested              // the network marked it in place of dropping it, and its ends know no marks
+	dropEarly                  // datagram: overtook the hello, and so nobody can tell what it is
 	numDrops
 )
 
 var dropNames = [numDrops]string{
 	"closed", "no_address", "too_big", "too_big_answered", "malformed", "path_too_small", "socket", "not_authentic",
 	"replayed", "truncated", "short", "nobody", "misdirected_control", "too_many_hops",
-	"unknown_kind", "congested",
+	"unknown_kind", "congested", "before_hello",
 }
 
 // drops counts by reason. It is safe for concurrent use.

@@ -109,33 +109,39 @@ func TestBlast(t *testing.T) {
 
 			stop, sent := make(chan struct{}), new(atomic.Int64)
 			var blasting sync.WaitGroup
-			for i := range 2 {
+			const enough = 20_000 // hostile datagrams, of which many find no room in the socket
+			blasters, exchanges := 2, 1000
+			if sleeve.RaceDetector {
+				blasters, exchanges = 1, 100
+			}
+			for i := range blasters {
 				blasting.Go(func() { blast(t, c.B.Params.Local, uint64(i), kept, sent, stop) })
 			}
-			before, begin, lost := len(seen), next, 0
+			before, begin := len(seen), next
 			started := time.Now()
-			for range 1000 {
+			for n := 0; n < exchanges || sent.Load() < enough; n++ {
 				exchange(4)
 			}
 			took := time.Since(started)
 			close(stop)
 			blasting.Wait()
 			arrived := len(seen) - before
-			lost = int(next-begin) - arrived
-			t.Logf("%d of %d frames lost among %d hostile datagrams in %v", lost, next-begin, sent.Load(), took)
-			require.Greater(t, arrived, int(next-begin)/2)
-			require.Greater(t, sent.Load(), int64(10_000))
+			t.Logf("%d of %d frames lost among %d hostile datagrams in %v", int(next-begin)-arrived, next-begin, sent.Load(), took)
+			require.Positive(t, arrived)
+			if !sleeve.RaceDetector { // which takes our share of the processor
+				require.Greater(t, arrived, int(next-begin)/2)
+			}
 
 			require.Less(t, heapInUse(), heap+8<<20)
-			st, all := c.B.Link.Status(), victim.Status()
-			for _, reason := range []string{"not_authentic", "replayed"} {
-				require.NotZero(t, st.Drops[reason], "%s: %v", reason, st.Drops)
-			}
-			require.NotZero(t, all.Strangers)
-			require.NotZero(t, all.Short)
-			total := all.Strangers + all.Short + st.Drops["not_authentic"] + st.Drops["replayed"]
-			require.LessOrEqual(t, total, uint64(sent.Load()))
-			require.Greater(t, total, uint64(sent.Load())/4, "the rest found no room in the socket")
+			var st overlay.LinkStatus
+			require.Eventually(t, func() bool { // what still waits in the socket is counted as well
+				all := victim.Status()
+				st = c.B.Link.Status()
+				sealed, again := st.Drops["not_authentic"], st.Drops["replayed"]
+				total := all.Strangers + all.Short + sealed + again
+				require.LessOrEqual(t, total, uint64(sent.Load()))
+				return all.Strangers > 0 && all.Short > 0 && sealed > 0 && again > 0 && total > 1000
+			}, 20*time.Second, 10*time.Millisecond, "%+v %+v", victim.Status(), st)
 			require.Equal(t, c.A.Params.Local, st.Remote, "nobody moved the link")
 		})
 	}

@@ -43,6 +43,12 @@ func newHostsWith(t *testing.T, addrs []string, forwarding string) *hosts {
 		var err error
 		*host, err = l.Host(name)
 		require.NoError(t, err)
+		err = (*host).Do(func() error { // nobody else has our addresses
+			return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0)
+		})
+		if !errors.Is(err, os.ErrNotExist) { // a kernel without IPv6
+			require.NoError(t, err)
+		}
 	}
 	prefix := netip.MustParsePrefix
 	var err error

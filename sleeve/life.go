@@ -106,6 +106,16 @@ func (l *life) mayAnswer(now time.Time) bool {
 	return l.answers.allow(now)
 }
 
+// offloads tells which offloads of the system the socket uses, nil if it has none.
+func (l *life) offloads() map[string]string { return offloadsOf(l.conn) }
+
+func offloadsOf(c Conn) map[string]string {
+	if s, ok := c.(interface{ Offloads() map[string]string }); ok {
+		return s.Offloads()
+	}
+	return nil
+}
+
 // end closes the link, once unregister has taken it out of its overlay, and waits until nothing of it runs any more.
 func (l *life) end(unregister func()) {
 	l.mu.Lock()

@@ -199,15 +199,16 @@ func (l *link) Status() overlay.LinkStatus {
 	l.mu.Lock()
 	m := &l.machine
 	st := overlay.LinkStatus{
-		Overlay: Name, Encrypted: l.sealer != nil, Established: m.established, Remote: m.remote,
+		Overlay: Name, Encrypted: l.sealer != nil, Established: m.established, Remote: m.remote, RTT: m.rtt,
 	}
 	if m.mtu != unknownMTU {
-		st.MTU = m.mtu
+		st.MTU, st.MTUFrom = m.mtu, m.mtuFrom
 	}
 	if m.err != nil {
 		st.Reason = m.err.Error()
 	}
 	l.mu.Unlock()
+	st.Offloads = l.offloads()
 	l.traffic.fill(&st)
 	return st
 }

@@ -121,6 +121,10 @@ func TestHeartbeats(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, a+20+3, p.a.Datagrams(), "every 10 s, and a test of the path each minute")
 		require.Equal(t, b+20+3, p.b.Datagrams())
+		a = p.a.Datagrams()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		require.Equal(t, a+60+10+2, p.a.Datagrams(), "and a test of fragments every 5 minutes")
 		require.Equal(t, addrA, p.B.Link.Status().Remote, "learned from the datagrams")
 	})
 }
@@ -152,6 +156,38 @@ func TestNeverEstablished(t *testing.T) {
 		require.Zero(t, p.b.Datagrams(), "it does not know where to")
 		p.B.Link.Send([]overlay.Frame{frame(t, 100, true)})
 		require.EqualValues(t, 1, p.B.Link.Status().Drops["no_address"])
+	})
+}
+
+// TestNewerLink has a second connection take the place of the first, before that is closed.
+func TestNewerLink(t *testing.T) {
+	simulate(t, sleevetest.Shape{}, func(t *testing.T, p *pair) {
+		p.up(t)
+		var key *[32]byte
+		if p.A.Params.Key != nil {
+			key = &[32]byte{9}
+		}
+		newer := overlaytest.Connect(p.a, p.b, 0x5678, key)
+		t.Cleanup(newer.Close)
+		require.NoError(t, newer.Up())
+		require.Equal(t, overlay.Established, (<-newer.A.Events).Kind)
+		require.Equal(t, overlay.Established, (<-newer.B.Events).Kind)
+		requireNewer := func() {
+			t.Helper()
+			newer.A.Link.Send([]overlay.Frame{frame(t, 100, true)})
+			require.Len(t, arrived(newer.B), 1)
+			require.Empty(t, arrived(p.B))
+		}
+		requireNewer()
+		p.A.Link.Send([]overlay.Frame{frame(t, 100, true)})
+		require.Empty(t, arrived(p.B), "datagrams are for the newer one")
+		if key != nil {
+			require.Empty(t, arrived(newer.B))
+			require.NotZero(t, newer.B.Link.Status().Drops["not_authentic"])
+		}
+		arrived(newer.B)
+		p.Close()
+		requireNewer()
 	})
 }
 

@@ -47,7 +47,10 @@ type machine struct {
 	believed    int       // what the kernel said last, as an MTU of the overlay
 
 	mtu         int // of the overlay
-	maxPayload  int // of a D datagram
+	mtuFrom     overlay.MTUSource
+	maxPayload  int           // of a D datagram
+	tested      time.Time     // when the candidate of the search was sent first
+	rtt         time.Duration // of the last test that was answered at once
 	fragTrusted bool
 	search      search
 	answers     limiter
@@ -137,9 +140,12 @@ func (m *machine) tickSearch(now time.Time) {
 	running := m.search.running()
 	if test := m.search.tick(now); test != 0 {
 		m.do(action{kind: doTest, value: test})
+		if m.search.sent == 1 {
+			m.tested = now
+		}
 	}
 	if running && !m.search.running() {
-		m.setMTU(m.search.good)
+		m.settleMTU()
 	}
 }
 
@@ -223,13 +229,21 @@ func (m *machine) control(now time.Time, tag byte, payload []byte) {
 		m.fragTrusted = m.established
 	case tagMTUVerified:
 		if len(payload) >= 2 && m.search.running() {
-			m.search.verified(int(binary.BigEndian.Uint16(payload)))
-			if !m.search.running() {
-				m.setMTU(m.search.good)
-			}
-			m.tick(now)
+			m.verified(now, int(binary.BigEndian.Uint16(payload)))
 		}
 	}
+}
+
+// verified takes the remote's word that a test of the given size arrived.
+func (m *machine) verified(now time.Time, mtu int) {
+	if mtu == m.search.cand && m.search.sent == 1 { // else nobody knows which of the tests this answers
+		m.rtt = now.Sub(m.tested)
+	}
+	m.search.verified(mtu)
+	if !m.search.running() {
+		m.settleMTU()
+	}
+	m.tick(now)
 }
 
 func (m *machine) onEstablished(now time.Time) {
@@ -259,7 +273,7 @@ func (m *machine) pathMTU(now time.Time, pmtu int) {
 		return
 	case mtu < m.mtu:
 		m.search.start(mtu)
-		m.setMTU(mtu)
+		m.setMTU(mtu, overlay.MTUFromSystem)
 	case mtu > m.mtu && (mtu != m.believed || !now.Before(m.mtuGrow)):
 		m.mtuGrow = now.Add(mtuGrowInterval)
 		m.search.grow(m.mtu, mtu)
@@ -268,8 +282,20 @@ func (m *machine) pathMTU(now time.Time, pmtu int) {
 	m.tick(now)
 }
 
-func (m *machine) setMTU(mtu int) {
-	m.mtu, m.maxPayload = mtu, min(mtu+m.overhead, MaxDatagram)
+func (m *machine) setMTU(mtu int, from overlay.MTUSource) {
+	m.mtu, m.mtuFrom, m.maxPayload = mtu, from, min(mtu+m.overhead, MaxDatagram)
+}
+
+// settleMTU takes what a search has found.
+func (m *machine) settleMTU() {
+	from := overlay.MTUAssumed
+	switch {
+	case m.search.proven:
+		from = overlay.MTUProbed
+	case m.search.good == m.mtu: // nothing larger passed, which says nothing of this
+		from = m.mtuFrom
+	}
+	m.setMTU(m.search.good, from)
 }
 
 // ipOverhead is what an inner IP packet grows by until it is an outer one.

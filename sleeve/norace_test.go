@@ -2,4 +2,5 @@
 
 package sleeve
 
-const raceDetector = false
+// RaceDetector tells whether the tests run under the race detector, which makes us many times slower and the kernel not.
+const RaceDetector = false

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/gopacket"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 	"github.com/overweave/overweave/sleeve/sleevetest"
 )
 
@@ -23,6 +25,8 @@ func TestSearch(t *testing.T) {
 				p.up(t)
 				require.Equal(t, mtuFor(p.A, c.want), p.A.Link.Status().MTU)
 				require.Equal(t, mtuFor(p.B, c.want), p.B.Link.Status().MTU)
+				require.Equal(t, overlay.MTUProbed, p.A.Link.Status().MTUFrom)
+				require.Equal(t, time.Millisecond, p.A.Link.Status().RTT, "the way back takes no time in this test")
 				full := frame(t, p.A.Link.Status().MTU+14, true)
 				p.A.Link.Send([]overlay.Frame{full})
 				time.Sleep(time.Second)
@@ -30,6 +34,26 @@ func TestSearch(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestMTUWithoutAnswers has nothing but the system's word, and the floor once that proves wrong.
+func TestMTUWithoutAnswers(t *testing.T) {
+	simulate(t, sleevetest.Shape{MTU: 1500, RealMTU: 600}, func(t *testing.T, p *pair) {
+		p.A.Confirm()
+		p.B.Confirm()
+		for _, s := range []*overlaytest.Side{p.A, p.B} {
+			require.Equal(t, overlay.Established, (<-s.Events).Kind)
+		}
+		synctest.Wait()
+		st := p.A.Link.Status()
+		require.Equal(t, mtuFor(p.A, 1500), st.MTU)
+		require.Equal(t, overlay.MTUFromSystem, st.MTUFrom)
+		require.Zero(t, st.RTT)
+		time.Sleep(time.Minute)
+		st = p.A.Link.Status()
+		require.Equal(t, 552, st.MTU)
+		require.Equal(t, overlay.MTUAssumed, st.MTUFrom)
+	})
 }
 
 // TestPathShrinks lowers the path MTU of a link that is in use: what is too big is lost once, then the new MTU is known.

@@ -17,6 +17,7 @@ type search struct {
 	cand      int // being tried; 0 if no search is running
 	sent      int
 	retry     time.Time
+	proven    bool // good passed in this search
 }
 
 func (s *search) running() bool { return s.cand != 0 }
@@ -55,7 +56,7 @@ func (s *search) tick(now time.Time) (test int) {
 // verified takes the remote's word that a test of the given size arrived. It is ignored unless that is being tried.
 func (s *search) verified(mtu int) {
 	if s.running() && mtu == s.cand {
-		s.good = s.cand
+		s.good, s.proven = s.cand, true
 		s.advance()
 	}
 }

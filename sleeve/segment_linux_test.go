@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TestSegments sends runs of datagrams of many sizes with the offload and without: each arrives by itself, in order.
@@ -96,4 +98,32 @@ func TestRunLength(t *testing.T) {
 	require.Equal(t, 1, runLength(classes))
 	other := []Message{{Data: []byte{1}, DontFragment: true}, {Data: []byte{1}, DontFragment: true, Remote: netip.MustParseAddrPort("10.0.0.1:1")}}
 	require.Equal(t, 1, runLength(other))
+}
+
+// FuzzGetControl reads control messages as a kernel may lay them out, or not.
+func FuzzGetControl(f *testing.F) {
+	b := make([]byte, controlLen)
+	n := putNumber(b, unix.SOL_UDP, unix.UDP_GRO, 1400, 4)
+	n += putClass(b[n:], 0xb8, netip.IPv6Loopback())
+	f.Add(b[:n])
+	f.Add(b[:n-3])
+	f.Add(b[:n/2+1])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		aligned := make([]uint64, len(b)/8+1)
+		c := unsafe.Slice((*byte)(unsafe.Pointer(&aligned[0])), len(aligned)*8)[:len(b):len(b)]
+		copy(c, b)
+		getControl(c)
+	})
+}
+
+func TestGetControl(t *testing.T) {
+	for _, remote := range []netip.Addr{netip.IPv6Loopback(), netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("::ffff:10.0.0.1")} {
+		b := make([]byte, controlLen)
+		n := putClass(b, 0xb9, remote)
+		n += putNumber(b[n:], unix.SOL_UDP, unix.UDP_GRO, 1400, 4)
+		segment, class := getControl(b[:n])
+		require.Equal(t, 1400, segment)
+		require.EqualValues(t, 0xb9, class)
+	}
+	require.Zero(t, putClass(nil, 0, netip.IPv6Loopback()), "nothing to say")
 }

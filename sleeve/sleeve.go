@@ -152,12 +152,8 @@ type Status struct {
 
 // Status describes the overlay as it is now.
 func (o *Overlay) Status() Status {
-	var offloads map[string]string
-	if s, ok := o.conn.(interface{ Offloads() map[string]string }); ok {
-		offloads = s.Offloads()
-	}
 	return Status{
-		Offloads: offloads,
+		Offloads: offloadsOf(o.conn),
 		Local:    o.conn.LocalAddr().String(), Links: len(o.links.all()),
 		Short: o.short.Load(), Strangers: o.strangers.Load(), ReadErrors: o.readErrors.Load(),
 	}

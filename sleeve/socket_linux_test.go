@@ -16,6 +16,7 @@ import (
 )
 
 func TestConformanceOverUDP(t *testing.T) {
+	t.Parallel()
 	for name, addrs := range map[string][2]string{
 		"specific addresses":  {"127.0.0.1", "127.0.0.2"},
 		"unspecified address": {"", ""},

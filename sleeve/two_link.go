@@ -208,7 +208,8 @@ func (l *link2) Status() overlay.LinkStatus {
 	l.mu.Lock()
 	m := &l.machine
 	st := overlay.LinkStatus{
-		Overlay: Name2, Encrypted: l.params.Key != nil, Established: m.established, Remote: m.remote, MTU: m.mtu(), RTT: m.rtt,
+		Overlay: Name2, Encrypted: l.params.Key != nil, Established: m.established, Remote: m.remote, RTT: m.rtt,
+		MTU: m.mtu(), MTUFrom: m.path.from,
 	}
 	if m.greeted {
 		st.Cipher = l.keys.cipher()
@@ -220,6 +221,7 @@ func (l *link2) Status() overlay.LinkStatus {
 		st.Reason = errNoAnswer.Error()
 	}
 	l.mu.Unlock()
+	st.Offloads = l.offloads()
 	l.traffic.fill(&st)
 	return st
 }

@@ -78,6 +78,7 @@ func TestPath2(t *testing.T) {
 				require.LessOrEqual(t, got, mtu2(p.A, real))
 				if shape.Loss == 0 {
 					require.InDelta(t, mtu2(p.A, real), got, 10)
+					require.Equal(t, overlay.MTUProbed, p.A.Link.Status().MTUFrom)
 					requirePasses(t, p, got)
 				}
 			})
@@ -96,10 +97,17 @@ func TestPathChanges2(t *testing.T) {
 		require.LessOrEqual(t, got, mtu2(p.A, 1300))
 		requirePasses(t, p, got)
 
+		p.network.SetShape(sleevetest.Shape{MTU: 1500, RealMTU: 560}) // pings pass, and nothing that is of use
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, mtu2(p.A, 576), p.A.Link.Status().MTU)
+		require.Equal(t, overlay.MTUAssumed, p.A.Link.Status().MTUFrom)
+
 		p.network.SetShape(sleevetest.Shape{MTU: 1500})
 		time.Sleep(11 * time.Minute)
 		synctest.Wait()
 		require.Equal(t, mtu2(p.A, 1500), p.A.Link.Status().MTU)
+		require.Equal(t, overlay.MTUProbed, p.A.Link.Status().MTUFrom)
 
 		p.network.SetShape(sleevetest.Shape{MTU: 1200}) // the system says so
 		p.A.Link.Send([]overlay.Frame{frame(t, mtu2(p.A, 1500)+14, true)})

@@ -1,6 +1,10 @@
 package sleeve
 
-import "time"
+import (
+	"time"
+
+	"github.com/overweave/overweave/mesh/overlay"
+)
 
 const (
 	path2Floor    = 548 // UDP payload that any path is taken to carry: 576 less headers
@@ -18,6 +22,7 @@ const (
 // nobody's word but that of the other end, to which tests got through. Sizes are UDP payloads in bytes.
 type path2 struct {
 	size      int // in use
+	from      overlay.MTUSource
 	good, bad int
 	cand      int // being tried; 0 if no search is running
 	sent      int
@@ -40,7 +45,7 @@ func (p *path2) believe(now time.Time, limit int) {
 		return
 	}
 	if limit < p.size || p.size == 0 || limit < p.good {
-		p.good, p.size = path2Floor, limit // believed until it fails
+		p.good, p.size, p.from = path2Floor, limit, overlay.MTUFromSystem // believed until it fails
 	}
 	p.bad = limit + 1
 	p.try(limit)
@@ -88,6 +93,9 @@ func (p *path2) tick(now, heard time.Time, rtt time.Duration) int {
 func (p *path2) passed(size int) {
 	if p.searching() && size == p.cand {
 		p.good, p.size = size, max(p.size, size)
+		if p.good == p.size {
+			p.from = overlay.MTUProbed
+		}
 		p.advance()
 	}
 }
@@ -99,6 +107,12 @@ func (p *path2) advance() {
 	if p.bad-p.good > path2Step || p.good == path2Floor && p.bad > p.good+1 {
 		p.try((p.good + p.bad) / 2)
 		return
+	}
+	switch {
+	case p.good > path2Floor:
+		p.from = overlay.MTUProbed
+	case p.size != p.good || p.from != overlay.MTUProbed:
+		p.from = overlay.MTUAssumed
 	}
 	p.size = p.good
 }

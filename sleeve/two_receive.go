@@ -80,7 +80,7 @@ func (r *reader2) choose(id uint32) bool {
 func (r *reader2) open(b []byte) ([]byte, bool) {
 	open := r.link.openings.Load()
 	if open == nil {
-		r.link.drops.add(dropSealed, 1)
+		r.link.drops.add(dropEarly, 1)
 		return nil, false
 	}
 	o := open.find(b[1])

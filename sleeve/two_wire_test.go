@@ -1,6 +1,7 @@
 package sleeve
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -296,7 +297,7 @@ func TestVectors2(t *testing.T) {
 }
 
 func TestAllocatesNothing2(t *testing.T) {
-	if raceDetector {
+	if RaceDetector {
 		t.Skip("pools lose things on purpose under the race detector")
 	}
 	for _, key := range []*[32]byte{nil, {1}} {
@@ -387,6 +388,9 @@ func FuzzSealed2(f *testing.F) {
 		e.reader.datagram(remoteA, b)
 		e.reader.flush()
 		e.b.Control(tag2Hello, b)
+		if h, ok := parseHello(b); ok && !bytes.Equal(h.append(nil), b[:hello2Len]) {
+			t.Fatal("a hello is not what it says")
+		}
 		if len(*e.received) > 0 {
 			t.Fatal("a forged datagram opened")
 		}

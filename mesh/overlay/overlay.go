@@ -110,16 +110,31 @@ type LinkStatus struct {
 	Overlay     string         `json:"overlay"`
 	Encrypted   bool           `json:"encrypted"`
 	Established bool           `json:"established"`
-	MTU         int            `json:"mtu"`              // largest inner IP packet in bytes, 0 while unknown
+	MTU         int            `json:"mtu"` // largest inner IP packet in bytes, 0 while unknown
+	MTUFrom     MTUSource      `json:"mtu_from,omitempty"`
 	Remote      netip.AddrPort `json:"remote,omitzero"`  // where datagrams go; zero while unknown
 	Reason      string         `json:"reason,omitempty"` // why it is on hold or failed, or why not better
 	Cipher      string         `json:"cipher,omitempty"` // if the overlay knows more than one
 	RTT         time.Duration  `json:"rtt,omitzero"`     // of the last probe, in nanoseconds; zero if not known
 	Sent        Counter        `json:"sent"`
 	Received    Counter        `json:"received"`
+	// Offloads has, for each offload of the system that the overlay may use, "in use" or why not.
+	Offloads map[string]string `json:"offloads,omitempty"`
 	// Drops counts frames and datagrams that were thrown away, by reason.
 	Drops map[string]uint64 `json:"drops,omitempty"`
 }
+
+// MTUSource is how an MTU was found.
+type MTUSource string
+
+const (
+	// MTUProbed: a datagram of that size reached the remote, which said so.
+	MTUProbed MTUSource = "probed"
+	// MTUFromSystem: the system believes in it, and it is not verified, or not yet.
+	MTUFromSystem MTUSource = "system"
+	// MTUAssumed: nothing larger passes, and so it is what any path is taken to carry.
+	MTUAssumed MTUSource = "assumed"
+)
 
 // Counter counts frames and their bytes, Ethernet header included.
 type Counter struct {
