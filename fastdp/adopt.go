@@ -71,7 +71,7 @@ func (s *session) removeOrphans(ctx context.Context, w *work, orphans []odp.Flow
 // adopt notes a flow that is in the kernel already.
 func (x *index) adopt(k flowKey, steps []step, st odp.FlowStats, now time.Time) {
 	x.put(k, verdict{steps: steps}, now, 0)
-	x.update(k, func(e *entry) { e.adopted, e.packets, e.bytes = true, st.Packets, st.Bytes })
+	x.update(k, func(e *entry) { e.adopted, e.lostSince, e.packets, e.bytes = true, now, st.Packets, st.Bytes })
 }
 
 // resolve finds out what a flow of a former run stands for, and learns from it. It returns false as long as the mesh does not

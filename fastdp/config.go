@@ -23,7 +23,7 @@ const (
 	maxMTU = maxFrame - overlay.HeaderLen
 
 	// Defaults of durations in a Config.
-	defaultHold  = 10 * time.Second
+	defaultHold  = time.Minute
 	defaultSweep = 5 * time.Second
 	defaultIdle  = 5 * time.Minute
 
@@ -61,7 +61,7 @@ type Config struct {
 	// MaxFlows bounds the number of flows. Beyond it frames are handled one by one. 0 means 262,144.
 	MaxFlows int
 	// Hold is for how long a flow keeps working, as far as it does, after what decides about it is gone: while another peer
-	// restarts, or this one did. 0 means 10 s, less than 0 none.
+	// restarts, or this one did, which a busy host takes its time for. 0 means a minute, less than 0 none.
 	Hold time.Duration
 	// Sweep is the time between two looks at all flows. 0 means 5 s.
 	Sweep time.Duration

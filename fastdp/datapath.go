@@ -38,6 +38,7 @@ type Datapath struct {
 	index   index
 	brief   briefList
 	stats   counters
+	spread  limiter   // of frames that user space sends on
 	batches sync.Pool // of *odp.Batch, for links
 
 	// atomic
@@ -75,6 +76,7 @@ func New(c Config) (*Datapath, error) {
 	}
 	d.table.fwd = c.Forwarder
 	d.table.ports.Store(newPortMap(nil))
+	d.spread.perSecond = spreadPerSecond
 	d.batches.New = func() any { return new(odp.Batch) }
 	return d, nil
 }

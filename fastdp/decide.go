@@ -131,7 +131,10 @@ func (t *table) source(k flowKey) verdict {
 func isStation(m overlay.MAC) bool { return !m.IsGroup() && m != overlay.MAC{} }
 
 func (t *table) toPeer(k flowKey) verdict {
-	if !t.remote(k.mac) {
+	switch at, known := t.fwd.Station(k.mac); {
+	case !known:
+		return verdictLost // its peer may be back soon
+	case at == t.fwd.Self():
 		return verdictGone
 	}
 	d := t.fwd.Outbound(k.mac)
@@ -193,13 +196,28 @@ func (t *table) arrive(k flowKey) verdict {
 		return verdictLost
 	case src == t.fwd.Self() || !isStation(k.mac):
 		return verdictDrop
-	case t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp) == nil:
+	}
+	switch l := t.from(k); {
+	case l == nil:
 		return verdictLost
+	case t.wrongWay(l, src):
+		return verdictDrop
 	}
 	if at, known := t.fwd.Station(k.mac); known && at != src {
 		return verdictGone
 	}
 	return verdict{steps: []step{{kind: stepRecirc, port: stageArrived}}}
+}
+
+// from returns the link over which the frames of a flow come from the tunnel; nil if there is none.
+func (t *table) from(k flowKey) *link {
+	return t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp)
+}
+
+// wrongWay reports whether frames that entered the overlay at src cannot rightly come over a link: because they come to its peer
+// only through us. Then they go in a circle, or src is not where they are from.
+func (t *table) wrongWay(l *link, src peer.Name) bool {
+	return slices.Contains(t.fwd.Routes().Flood(src), l.params.Remote)
 }
 
 func (t *table) isTunnel(port uint32) bool { return t.ports.Load().byNumber[port].role == roleTunnel }
@@ -241,13 +259,14 @@ func (t *table) relay(k flowKey) verdict {
 		return verdictGone
 	}
 	src, dst, ok := t.ends(k.vni)
-	switch {
-	case !known || !ok:
+	if !known || !ok {
 		return verdictLost
-	case t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp) == nil:
+	}
+	switch l := t.from(k); {
+	case l == nil:
 		return verdictLost
-	case src == t.fwd.Self():
-		return verdict{noFlow: true} // ours, come back: see tooBig
+	case src == t.fwd.Self() || t.wrongWay(l, src):
+		return verdict{noFlow: true} // comes back: see returned
 	}
 	hop, ok := t.fwd.Routes().NextHop(dst)
 	if !ok {

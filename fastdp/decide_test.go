@@ -131,7 +131,10 @@ func TestDecisions(t *testing.T) {
 		{"5: broadcast", local(all), shapeFromPort, verdict{steps: []step{out(portB), out(portTAP), tun(self, nameB)}}},
 		{"5: a group, not of IP", local(group), shapeFromPort, verdict{noFlow: true, steps: []step{out(portB), out(portTAP), tun(self, nameB)}}},
 		{"6: spanning tree", local(overlay.MAC{1, 0x80, 0xc2, 0, 0, 0}), shapeFromPort, verdict{steps: []step{out(portB)}}},
-		{"7: relay", tunnel(nameC, nameD, 0, all), shapeRelay, verdict{noFlow: true}}, // from B to D by B: back
+		{"7: relay", tunnel(nameB, nameD, 0, all), shapeRelay, verdict{noFlow: true}}, // from B to D by B: back
+		{"relay of what B has from us", tunnel(nameC, nameD, 0, all), shapeRelay, verdict{noFlow: true}},
+		{"from C, which comes to B by us", tunnel(nameC, self, 0, all), shapeArrive, verdictDrop},
+		{"from D, which comes to us by B", tunnel(nameD, self, 0, all), shapeArrive, verdict{gone: true}}, // the station is at B
 		{"7: relay to sleeve", tunnel(nameD, nameC, 0, all), shapeRelay, verdict{steps: []step{user}}},
 		{"a good source at a peer", tunnel(nameB, self, 0, all), shapeArrive, verdict{steps: recirc(stageArrived)}},
 		{"8: deliver", tunnel(nameB, self, stageArrived, here1), shapeDeliver, verdict{steps: []step{out(portA)}}},

@@ -56,9 +56,15 @@ func (x *index) name(id odp.UFID) *nameShard {
 	return &x.names[id[0]%indexShards]
 }
 
-// put notes a flow that is about to be put into the kernel, and returns the flows that have to leave it first. The statistics
-// of one that is there already are kept.
-func (x *index) put(k flowKey, v verdict, now time.Time, sweep uint64) (id odp.UFID, rivals []odp.UFID) {
+// placed is what the index says of a flow that is about to be put into the kernel.
+type placed struct {
+	id     odp.UFID
+	known  bool       // it was there already
+	rivals []odp.UFID // the flows that have to leave the kernel first
+}
+
+// put notes a flow that is about to be put into the kernel. The statistics of one that is there already are kept.
+func (x *index) put(k flowKey, v verdict, now time.Time, sweep uint64) (p placed) {
 	s := x.shard(k.mac)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,11 +77,11 @@ func (x *index) put(k flowKey, v verdict, now time.Time, sweep uint64) (id odp.U
 		s.byMAC[k.mac] = same
 	}
 	for _, rival := range k.rivals(same) {
-		rivals = append(rivals, same[rival].id)
+		p.rivals = append(p.rivals, same[rival].id)
 		x.forgetLocked(s, rival)
 	}
 	e := same[k]
-	if e == nil {
+	if p.known = e != nil; !p.known {
 		if s.byMAC[k.mac] == nil { // the last rival took it along
 			s.byMAC[k.mac] = same
 		}
@@ -86,7 +92,8 @@ func (x *index) put(k flowKey, v verdict, now time.Time, sweep uint64) (id odp.U
 		x.setName(e.id, k)
 	}
 	e.steps, e.lostSince, e.adopted, e.used, e.expires = v.steps, time.Time{}, false, now, v.end(now)
-	return e.id, rivals
+	p.id = e.id
+	return p
 }
 
 // end returns when a flow that is made now ends by itself; zero: it lasts.

@@ -128,9 +128,9 @@ func TestOldLife(t *testing.T) {
 	require.Empty(t, w.kinds(0))
 
 	w.lose = func(from, _ int) bool { return from == 0 }
-	w.run(50 * time.Second)
-	require.Empty(t, w.kinds(1), "not before 60 s without one")
-	w.run(20 * time.Second)
+	w.run(15 * time.Second)
+	require.Empty(t, w.kinds(1), "not before 25 s without one")
+	w.run(10 * time.Second)
 	require.Equal(t, []overlay.EventKind{overlay.OnHold}, w.kinds(1), "the one that hears nothing")
 	require.ErrorIs(t, w.lives[1].common().err, errNoHeartbeat)
 	require.Empty(t, w.kinds(0), "the other hears still")
@@ -144,15 +144,35 @@ func TestOldLife(t *testing.T) {
 func TestOldLifeWithoutAck(t *testing.T) {
 	w := oldPair(t)
 	w.lose = func(int, int) bool { return true }
-	w.run(59900 * time.Millisecond)
-	require.Equal(t, [2]int{120, 120}, w.sent, "one every 500 ms")
+	w.run(24900 * time.Millisecond)
+	require.Equal(t, [2]int{50, 50}, w.sent, "one every 500 ms")
 	w.sent = [2]int{}
 	w.run(time.Minute)
-	require.InDelta(t, 7, w.sent[0], 1, "one every 10 s after a minute")
+	require.InDelta(t, 7, w.sent[0], 1, "one every 10 s after that")
 	require.Equal(t, []overlay.EventKind{overlay.OnHold}, w.kinds(0))
 	w.lose = func(int, int) bool { return false }
 	w.run(11 * time.Second)
 	require.Equal(t, []overlay.EventKind{overlay.Healthy, overlay.Established}, w.kinds(0), "it is never too late")
+}
+
+// TestStandstill: a program that stood still does not take its own silence for that of the remote.
+func TestStandstill(t *testing.T) {
+	for _, pair := range []func(*testing.T) *wire{oldPair, newPair} {
+		w := pair(t)
+		w.run(5 * time.Second)
+		require.Equal(t, []overlay.EventKind{overlay.Established}, w.kinds(0))
+		w.kinds(1)
+		for range 3 {
+			w.now = w.now.Add(5 * time.Minute)
+			w.lives[1].tick(w.now) // before it reads what came meanwhile
+			w.run(10 * time.Second)
+			require.Empty(t, w.kinds(0))
+			require.Empty(t, w.kinds(1))
+		}
+		w.lose = func(int, int) bool { return true }
+		w.run(26 * time.Second)
+		require.Equal(t, []overlay.EventKind{overlay.OnHold}, w.kinds(0))
+	}
 }
 
 func TestLivesTakeNoNonsense(t *testing.T) {

@@ -10,10 +10,14 @@ import (
 const (
 	fastHeartbeat    = 500 * time.Millisecond
 	slowHeartbeat    = 10 * time.Second
-	heartbeatTimeout = 60 * time.Second
+	heartbeatTimeout = 25 * time.Second // two of the slow ones and some; Weave Net itself waits for 60 s
+
+	// A tick that is later than this shows that this machine, or this program, stood still. What the remote sent meanwhile may be
+	// waiting to be read.
+	standstill = 250 * time.Millisecond
 )
 
-var errNoHeartbeat = errors.New("no heartbeat for 60 s")
+var errNoHeartbeat = errors.New("no heartbeat for 25 s")
 
 // life is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done is
 // collected in actions. It is not safe for concurrent use.
@@ -128,6 +132,9 @@ func (l *oldLife) live() bool { return l.started && !l.failed }
 func (l *oldLife) tick(now time.Time) {
 	if !l.live() {
 		return
+	}
+	if late := now.Sub(l.next()); late > standstill && !l.deadline.IsZero() {
+		l.deadline = l.deadline.Add(late)
 	}
 	if !l.deadline.IsZero() && !now.Before(l.deadline) {
 		l.deadline, l.interval = time.Time{}, slowHeartbeat

@@ -68,7 +68,13 @@ func (s *session) look(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.ensurePorts(ctx, s.kernel)
+	if err := s.ensurePorts(ctx, s.kernel); err != nil {
+		return err
+	}
+	if err := s.raiseTunnels(ctx); err != nil && ctx.Err() == nil {
+		s.log.Debug("fastdp: tunnel devices", "err", err)
+	}
+	return nil
 }
 
 func (k *kernel) features() odp.Features {

@@ -99,11 +99,16 @@ func (w *world) join(t testing.TB, s nodeSpec) *node {
 	return n
 }
 
+// leave takes a peer out of the mesh, as the other peers see it when it ends.
 func (w *world) leave(n *node) {
 	w.mu.Lock()
 	delete(w.peers, n.name)
+	others := slices.Collect(maps.Values(w.peers))
 	w.mu.Unlock()
 	w.route()
+	for _, other := range others {
+		other.fwd.ForgetPeer(n.name)
+	}
 }
 
 // connection is a connection of the mesh between two nodes.
@@ -212,6 +217,11 @@ func (c *connection) close() {
 
 // awaitUse waits until both ends use an overlay that is established.
 func (c *connection) awaitUse(t testing.TB, name string) {
+	t.Helper()
+	c.awaitUseWithin(t, name, patience)
+}
+
+func (c *connection) awaitUseWithin(t testing.TB, name string, patience time.Duration) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		for _, b := range c.ends {

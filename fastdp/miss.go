@@ -17,6 +17,10 @@ import (
 const (
 	missBatch     = 64
 	readerRestart = 100 * time.Millisecond
+
+	// spreadPerSecond bounds the frames in a second that user space sends on for want of a lasting flow: those to unknown
+	// stations, and those that tell of memberships. More are dropped.
+	spreadPerSecond = 4096
 )
 
 // reader handles what one socket receives: frames that no flow matches, and those that flows give to user space. It has a
@@ -231,7 +235,7 @@ func (d *Datapath) learn(k flowKey, now time.Time) bool {
 		}
 	case shapeArrive:
 		src, known := t.fwd.Routes().Named(k.vni.src())
-		if !known || src == d.cfg.Self || t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp) == nil {
+		if l := t.from(k); !known || src == d.cfg.Self || l == nil || t.wrongWay(l, src) {
 			return false
 		}
 		t.fwd.LearnRemote(now, k.mac, src)
@@ -255,6 +259,10 @@ func (r *reader) send(up *odp.Upcall, f *frameKey, k flowKey, v verdict, now tim
 		}
 	case k.shape == shapeRelay && v.noFlow:
 		steps = d.returned(f, up.Packet)
+	}
+	if len(steps) > 0 && (v.brief || v.noFlow) && !d.spread.allow(now) {
+		d.stats.limited.Add(1)
+		return
 	}
 	if i := slices.IndexFunc(steps, func(s step) bool { return s.kind == stepUser }); i >= 0 {
 		if ok {

@@ -112,6 +112,9 @@ func (r *rig) connect(name peer.Name, at netip.Addr, offer string) *overlay.Bund
 
 // dial opens a socket that the test can close or watch.
 func (r *rig) dial(o odp.SocketOptions) (odp.Socket, error) {
+	if o.Protocol == odp.ProtocolRoute {
+		return nil, errors.ErrUnsupported // the kernel in memory has no devices
+	}
 	s, err := r.k.Dial(o)
 	if err != nil {
 		return nil, err

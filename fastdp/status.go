@@ -15,7 +15,7 @@ type counters struct {
 	flowErrors, executeErrors, upkeepErrors       atomic.Uint64
 	lostReplies, eventsLost, overruns, portErrors atomic.Uint64
 	readerRestarts, restarts, repairs             atomic.Uint64
-	loops, tooBig, noRoom                         atomic.Uint64
+	loops, tooBig, noRoom, limited                atomic.Uint64
 
 	lost   atomic.Uint64 // of the kernel, when it was last asked
 	kernel atomic.Pointer[odp.Datapath]
@@ -80,7 +80,7 @@ func (c *counters) all() map[string]uint64 {
 		"packets_refused": &c.executeErrors, "upkeep_errors": &c.upkeepErrors, "replies_lost": &c.lostReplies,
 		"events_lost": &c.eventsLost, "misses_lost_bursts": &c.overruns, "port_errors": &c.portErrors,
 		"reader_restarts": &c.readerRestarts, "restarts": &c.restarts, "repairs": &c.repairs,
-		"loops": &c.loops, "too_big": &c.tooBig,
+		"loops": &c.loops, "too_big": &c.tooBig, "frames_limited": &c.limited,
 	} {
 		if v := n.Load(); v > 0 {
 			counts[name] = v

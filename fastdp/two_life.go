@@ -36,7 +36,7 @@ type newLife struct {
 	started time.Time
 	number  uint32
 	due     time.Time // when the next probe is
-	answers budget
+	answers limiter
 
 	lastFull time.Time // when the last full probe was answered; before the first, when it began
 	lastAny  time.Time // when any probe was answered
@@ -48,7 +48,7 @@ type newLife struct {
 }
 
 func newNewLife(uid uint64, mtu int) *newLife {
-	return &newLife{uid: uid, full: min(mtu+overlay.HeaderLen, maxProbeLength), steady: steadyMin}
+	return &newLife{uid: uid, full: min(mtu+overlay.HeaderLen, maxProbeLength), steady: steadyMin, answers: limiter{perSecond: answersPerSecond}}
 }
 
 func (l *newLife) common() *lifeState { return &l.lifeState }
@@ -63,6 +63,11 @@ func (l *newLife) ready(now time.Time) {
 func (l *newLife) tick(now time.Time) {
 	if !l.live() {
 		return
+	}
+	if late := now.Sub(l.next()); late > standstill {
+		if l.lastFull = l.lastFull.Add(late); l.lastFull.After(now) {
+			l.lastFull = now
+		}
 	}
 	if now.Sub(l.lastFull) >= probeTimeout {
 		l.lose(now)
@@ -202,18 +207,4 @@ func (s *sizeSearch) passed(size int) {
 		s.probe = 0
 	}
 	s.high = max(s.high, s.low)
-}
-
-// budget allows some actions in each second. The zero value is ready.
-type budget struct {
-	second time.Time
-	used   int
-}
-
-func (b *budget) allow(now time.Time) bool {
-	if now.Sub(b.second) >= time.Second {
-		b.second, b.used = now, 0
-	}
-	b.used++
-	return b.used <= answersPerSecond
 }

@@ -41,7 +41,18 @@ type vectors struct {
 			Payload string
 		}
 	} `json:"control_messages"`
-	Kernel []struct{ Name, Message string } `json:"kernel_messages"`
+	Kernel   []struct{ Name, Message string } `json:"kernel_messages"`
+	Captures []struct {
+		Name     string
+		VXLAN    string `json:"vxlan_header"`
+		Ethernet string `json:"ethernet_header"`
+		Payload  string `json:"payload_first_14"`
+		Length   int    `json:"ip_total_length"`
+	} `json:"wire_captures"`
+	TooBig struct {
+		Tunnel string `json:"tunnel_attributes"`
+		Frame  string `json:"frame_first_60"`
+	} `json:"too_big"`
 }
 
 func readVectors(t testing.TB) (v vectors) {
@@ -160,6 +171,9 @@ func FuzzProbe(f *testing.F) {
 	f.Add(probe{uid: 5, kind: kindProbe, number: 7, sent: 9}.appendTo(nil, 1390))
 	f.Add(probe{uid: 5, kind: kindAnswer, number: 7, sent: 9, size: 1390}.appendTo(nil, probeSmall))
 	f.Add(appendHeartbeat(nil, 5, heartbeatMin))
+	for _, c := range readVectors2(f).Ignored {
+		f.Add(unhex(f, c.Frame))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, ok := parseProbe(b)
 		if !ok {

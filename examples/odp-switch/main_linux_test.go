@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { labtest.Main(m) }
 
-// Hosts that are connected by the switch talk to each other, and nearly all of their packets are switched by the kernel.
+// Hosts that are connected by the switch talk to each other, and once they know each other the kernel switches all of it.
 //
 //	a --- [switch] --- b
 //	         |
@@ -48,16 +48,20 @@ func TestHostsTalk(t *testing.T) {
 	go func() { ended <- middle.Do(func() error { return run(ctx, devices) }) }()
 	c, dp := awaitPorts(t, middle, len(devices)+1)
 
-	for i, from := range hosts {
-		to := (i + 1) % len(hosts)
-		transfer(t, from, hosts[to], netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(to + 1)}), 7000))
+	for range 2 {
+		before := switched(t, c, dp)
+		for i, from := range hosts {
+			to := (i + 1) % len(hosts)
+			transfer(t, from, hosts[to], netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(to + 1)}), 7000))
+		}
+		if len(before) == 0 {
+			continue // the hosts did not know each other, and their first packets came up
+		}
+		after := switched(t, c, dp)
+		for port := range uint32(len(hosts)) {
+			require.Greater(t, after[port+1]-before[port+1], uint64(len(sent())), "the kernel switches what port %d sends", port+1)
+		}
 	}
-	d, err := c.DatapathByIndex(t.Context(), dp)
-	require.NoError(t, err)
-	require.Greater(t, d.Stats.Hit, uint64(100))
-	require.Less(t, d.Stats.Missed, d.Stats.Hit/2)
-	require.Zero(t, d.Stats.Lost)
-	require.Positive(t, d.Stats.Flows)
 
 	cancel()
 	require.ErrorIs(t, <-ended, context.Canceled)
@@ -86,31 +90,46 @@ func awaitPorts(t *testing.T, h *lab.Host, want int) (c *odp.Conn, dp odp.Index)
 		}
 		dp = d.Index
 		return n == want
-	}, 10*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	return c, dp
 }
 
-// transfer sends many bytes over TCP.
+// switched returns how many bytes from each port went by a flow.
+func switched(t *testing.T, c *odp.Conn, dp odp.Index) map[uint32]uint64 {
+	t.Helper()
+	bytes := map[uint32]uint64{}
+	for f, err := range c.Flows(t.Context(), dp, odp.DumpOptions{}) {
+		require.NoError(t, err)
+		port, _, ok := odp.Get[odp.InPort](f.Match)
+		require.True(t, ok)
+		bytes[uint32(port)] += f.Stats.Bytes
+	}
+	return bytes
+}
+
+// sent is what goes through the switch.
+func sent() []byte { return bytes.Repeat([]byte("a word or two "), 100_000) }
+
+// transfer sends it over TCP.
 func transfer(t *testing.T, from, to *lab.Host, at netip.AddrPort) {
 	t.Helper()
 	ln, err := to.Listen("tcp", at.String())
 	require.NoError(t, err)
 	defer ln.Close()
-	sent := bytes.Repeat([]byte("a word or two "), 100_000)
 	go func() {
 		conn, err := from.DialContext(t.Context(), "tcp", at.String())
 		if err != nil {
 			_ = ln.Close()
 			return
 		}
-		_, _ = conn.Write(sent)
+		_, _ = conn.Write(sent())
 		_ = conn.Close()
 	}()
-	require.NoError(t, ln.(*net.TCPListener).SetDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(t, ln.(*net.TCPListener).SetDeadline(time.Now().Add(time.Minute)))
 	conn, err := ln.Accept()
 	require.NoError(t, err)
 	defer conn.Close()
 	got, err := io.ReadAll(conn)
 	require.NoError(t, err)
-	require.True(t, bytes.Equal(sent, got))
+	require.True(t, bytes.Equal(sent(), got))
 }

@@ -26,26 +26,21 @@ func TestKernelDemo(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.ESP) {
 		return
 	}
-	for name, args := range map[string]string{
-		"old wire":                "--overlay fastdp",
-		"old wire, in the clear":  "--overlay fastdp --password=",
-		"new wire":                "--overlay fastdp2",
-		"containers at datapaths": "--mode fastdp --hosts 3",
-		"whatever is best":        "",
+	for name, tt := range map[string]struct{ args, overlay string }{
+		"old wire":                {"--overlay fastdp", "fastdp"},
+		"old wire, in the clear":  {"--overlay fastdp --password=", "fastdp"},
+		"containers at datapaths": {"--mode fastdp --hosts 3", "fastdp2"},
+		"whatever is best":        {"", "fastdp2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			all := append([]string{"demo", "--json", "--seconds", "1"}, strings.Fields(args)...)
+			all := append([]string{"demo", "--json", "--seconds", "1"}, strings.Fields(tt.args)...)
 			stdout, stderr, code := run(t, exec.CommandContext(t.Context(), weaverPath(t), all...))
 			require.Zero(t, code, stderr)
 			var r demo.Report
 			require.NoError(t, json.Unmarshal([]byte(stdout), &r))
 			require.True(t, r.OK)
-			require.Equal(t, !strings.Contains(args, "--password="), r.Encrypted)
-			if strings.Contains(args, "--overlay fastdp ") || strings.HasSuffix(args, "--overlay fastdp") {
-				require.Equal(t, "fastdp", r.Overlay)
-			} else {
-				require.Equal(t, "fastdp2", r.Overlay)
-			}
+			require.Equal(t, !strings.Contains(tt.args, "--password="), r.Encrypted)
+			require.Equal(t, tt.overlay, r.Overlay)
 		})
 	}
 }
@@ -58,11 +53,7 @@ func TestKernelKilledDaemon(t *testing.T) {
 	}
 	for _, mode := range []string{"bridged_fastdp", "fastdp"} {
 		t.Run(mode, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c, err := demo.NewCluster(demo.ClusterConfig{Hosts: 2, Password: "tell nobody", Daemon: weaverPath(t), Flags: []string{"--mode", mode}})
-			require.NoError(t, err)
-			defer func() { require.NoError(t, c.Close()) }()
+			ctx, c := newCluster(t, "tell nobody", "--mode", mode)
 			for _, h := range c.Hosts {
 				require.NoError(t, h.Launch(ctx))
 			}
@@ -101,11 +92,7 @@ func TestKernelStoppedDaemon(t *testing.T) {
 	}
 	for _, mode := range []string{"bridged_fastdp", "fastdp"} {
 		t.Run(mode, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			c, err := demo.NewCluster(demo.ClusterConfig{Hosts: 2, Password: "tell nobody", Daemon: weaverPath(t), Flags: []string{"--mode", mode}})
-			require.NoError(t, err)
-			defer func() { require.NoError(t, c.Close()) }()
+			ctx, c := newCluster(t, "tell nobody", "--mode", mode)
 			a := c.Hosts[0]
 			before := inKernel(t, a)
 			for _, h := range c.Hosts {
@@ -140,11 +127,7 @@ func TestKernelPasswordRemoved(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.ESP) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	c, err := demo.NewCluster(demo.ClusterConfig{Hosts: 2, Daemon: weaverPath(t), Flags: []string{"--overlays", "fastdp2"}})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, c.Close()) }()
+	ctx, c := newCluster(t, "", "--overlays", "fastdp2")
 	for _, h := range c.Hosts {
 		require.NoError(t, h.Do(func() error {
 			kernel, err := ipsec.OpenKernel()
@@ -163,6 +146,16 @@ func TestKernelPasswordRemoved(t *testing.T) {
 		require.NoError(t, h.Attach(ctx))
 	}
 	require.NoError(t, c.Hosts[0].Reach(ctx, c.Hosts[1].Address.Addr()))
+}
+
+// newCluster makes two hosts, on which no daemon runs yet. They end with the test, as the context does.
+func newCluster(t *testing.T, password string, flags ...string) (context.Context, *demo.Cluster) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	c, err := demo.NewCluster(demo.ClusterConfig{Hosts: 2, Password: password, Daemon: weaverPath(t), Flags: flags})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return ctx, c
 }
 
 // inKernel describes the devices, policies and associations of a host.

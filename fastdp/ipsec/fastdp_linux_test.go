@@ -18,7 +18,6 @@ import (
 	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 	"github.com/overweave/overweave/mesh/peer"
-	"github.com/overweave/overweave/odp"
 )
 
 // site is a machine with fastdp and a station:
@@ -51,7 +50,9 @@ func (s *site) startAll() {
 	s.start()
 	s.fwd = overlay.NewForwarder(s.name)
 	var err error
-	s.dp, err = fastdp.New(fastdp.Config{Self: s.name, Forwarder: s.fwd, Protector: s.p, ODP: odp.Config{NetNS: int(s.ns)}})
+	cfg := fastdp.Config{Self: s.name, Forwarder: s.fwd, Protector: s.p}
+	cfg.ODP.NetNS = int(s.ns)
+	s.dp, err = fastdp.New(cfg)
 	require.NoError(s.t, err)
 	overlays := []overlay.Overlay{s.dp.Overlay2(), s.dp.Overlay()}
 	s.sw, err = overlay.NewSwitch(overlay.SwitchConfig{Self: s.name, Overlays: overlays, Forwarder: s.fwd})

@@ -18,7 +18,7 @@ import (
 
 // Defaults of [Config].
 const (
-	DefaultHold         = 10 * time.Second
+	DefaultHold         = time.Minute // as long as flows are, in package fastdp
 	DefaultGrace        = 10 * time.Second
 	DefaultRekeyAfter   = time.Hour
 	DefaultRekeyPackets = 1 << 32

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -58,42 +57,6 @@ func TestKernelProbe(t *testing.T) {
 		return
 	}
 	require.NoError(t, ipsec.Probe())
-}
-
-// traffic is a stream each way.
-type traffic [2]*stream
-
-func startTraffic(t *testing.T, a, b *machine) traffic {
-	return traffic{startStream(t, a, b), startStream(t, b, a)}
-}
-
-func (x traffic) flows() {
-	for _, s := range x {
-		s.t.Helper()
-		s.flows(20)
-	}
-}
-
-func (x traffic) sends() {
-	for _, s := range x {
-		s.t.Helper()
-		s.sends(20)
-	}
-}
-
-// silent sends both ways what is not to arrive, nor to be seen at all.
-func (x traffic) silent(seen *capture) {
-	seen.t.Helper()
-	for _, s := range x {
-		s.sends(1) // one was on its way
-	}
-	seen.settle()
-	before := seen.esp.Load()
-	for _, s := range x {
-		s.silent(20)
-	}
-	seen.settle()
-	require.Equal(seen.t, before, seen.esp.Load())
 }
 
 // A tunnel's whole life, with traffic all the time, and a capture on the underlay: never a packet in the clear. What the
@@ -234,7 +197,7 @@ func TestKernelFlapping(t *testing.T) {
 	c.waitReady()
 	there := startStream(t, a, b)
 	there.flows(20)
-	for i := range 200 {
+	for i := range 120 {
 		next := connect(t, a.host, b.host, link{key: byte(i)})
 		if i%3 == 0 {
 			c.close() // before the next is ready
@@ -358,14 +321,7 @@ func TestKernelRewrittenSource(t *testing.T) {
 	rewritten := append([]byte(nil), packet...)
 	copy(rewritten[12:16], []byte{192, 168, 77, 9})
 	require.NoError(t, a.at.Do(func() error { return inject(rewritten) }))
-	if !assert.Eventually(t, func() bool { return b.statistic("XfrmInStateMismatch") == 1 }, 5*time.Second, 10*time.Millisecond) {
-		for _, m := range []*machine{a, b} {
-			out, _ := m.at.Command(t.Context(), "sh", "-c", "grep '[1-9]$' /proc/net/xfrm_stat; ip neigh; ip -s xfrm state; cat /proc/net/snmp | grep Ip; nstat -az | grep -v ' 0 '; ip -s link show eth0").CombinedOutput()
-			t.Logf("%s", out)
-		}
-		t.Logf("%x", packet)
-		t.FailNow()
-	}
+	require.Eventually(t, func() bool { return b.statistic("XfrmInStateMismatch") == 1 }, patience, 10*time.Millisecond)
 	there.drain()
 	require.Equal(t, arrived, there.received.Load())
 }

@@ -105,7 +105,12 @@ func (r *fastdpResult) printModes(out io.Writer) error {
 	if err := printTable(out, header, rows); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\nMedians of %d rounds of %g s, %d CPUs, Linux %s, %s. Ratios are taken round by round.\n", r.Rounds, r.Seconds, r.CPUs, r.Kernel, r.Go)
+	fmt.Fprintf(out, "\nMedians of %d rounds of %g s, Linux %s, %s. Ratios are taken round by round.\n", r.Rounds, r.Seconds, r.Kernel, r.Go)
+	if r.CPUs == 1 {
+		fmt.Fprintln(out, "There is one CPU: sender, both hosts and receiver share it.")
+	} else {
+		fmt.Fprintf(out, "There are %d CPUs.\n", r.CPUs)
+	}
 	for _, m := range r.Modes {
 		fmt.Fprintf(out, "* %s: %s", m.Mode, m.About)
 		if m.Reference != "" {

@@ -2,14 +2,18 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/internal/device"
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/mesh/overlay"
@@ -18,8 +22,9 @@ import (
 )
 
 const (
-	scalePeers = 100
-	scaleBatch = 100 // frames at once
+	scalePeers     = 100
+	scaleBatch     = 100 // frames at once
+	scaleHeartbeat = 5 * time.Second
 )
 
 // scaleResult is about one datapath with many peers, and a change of routes that concerns none of them.
@@ -27,15 +32,17 @@ type scaleResult struct {
 	MACs     int     `json:"macs"`
 	Peers    int     `json:"peers"`
 	Flows    int     `json:"flows"`          // that count packets to one of the addresses
-	Seconds  float64 `json:"route_seconds"`  // from the change until it was worked through
+	Seconds  float64 `json:"route_seconds"`  // from the change until a frame for each was counted after it
 	Touched  uint64  `json:"flows_touched"`  // replaced or removed by the change
 	Reset    int     `json:"flows_reset"`    // whose count is not that of all packets, before and after
 	NewPeers int     `json:"routes_to_more"` // peers that the change added
+	Met      bool    `json:"met"`            // every address has a flow, and none was touched
 }
 
 func (s *scaleResult) print(out io.Writer) {
-	fmt.Fprintf(out, "\n%d MAC addresses on %d peers: %d flows; routes to %d more peers took %.3f s, touched %d flows, and %d lost count\n",
+	fmt.Fprintf(out, "\n%d MAC addresses on %d peers: %d flows; routes to %d more peers and a frame to each address took %.3f s, touched %d flows, and %d lost count\n",
 		s.MACs, s.Peers, s.Flows, s.NewPeers, s.Seconds, s.Touched, s.Reset)
+	fmt.Fprintf(out, "\nBar, no flow touched: %s\n", metOrMissed(s.Met))
 }
 
 // measureScale has a station speak to every address, changes the routes, and has it speak again: a flow that was not touched
@@ -69,8 +76,57 @@ func measureScale(ctx context.Context, macs int) (r *scaleResult, err error) {
 	if err := n.dp.AddPort(ctx, missInPort); err != nil {
 		return nil, err
 	}
+	beats := &group{}
+	if err := heartbeats(far, n, beats); err != nil {
+		return nil, errors.Join(err, beats.stop())
+	}
+	defer func() { err = errors.Join(err, beats.stop()) }()
 	return n.scale(ctx, h, macs)
 }
+
+// heartbeats has the simulated peers say every few seconds that they are there, from their addresses, all of which are at one
+// host.
+func heartbeats(far *lab.Host, to *node, g *group) error {
+	err := far.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		all := &net.IPNet{IP: scaleAddr(0).AsSlice(), Mask: net.CIDRMask(24, 32)}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: all, Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST})
+	})
+	if err != nil {
+		return err
+	}
+	tunnel := net.UDPAddrFromAddrPort(netip.AddrPortFrom(to.addr.Addr(), fastdp.DefaultPort))
+	for i := range scalePeers {
+		conn, err := far.ListenPacket("udp", netip.AddrPortFrom(scaleAddr(i+1), 0).String())
+		if err != nil {
+			return err
+		}
+		g.closers = append(g.closers, conn.Close)
+		frame := heartbeat(scalePeer(i+1), to.name, uint64(i+1))
+		g.run(func(ctx context.Context) error {
+			for pause(ctx, scaleHeartbeat) == nil {
+				_, _ = conn.WriteTo(frame, tunnel) // the next one may arrive
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// heartbeat is the payload of a tunnel packet: section 5.3 of the fastdp specification.
+func heartbeat(from, to peer.Name, connUID uint64) []byte {
+	vni := uint32(from)&uint32(peer.MaxShortID) | uint32(to)&uint32(peer.MaxShortID)<<12
+	b := binary.BigEndian.AppendUint32([]byte{8, 0, 0, 0}, vni<<8)
+	frame := make([]byte, 64)
+	binary.BigEndian.PutUint64(frame[14:], connUID)
+	binary.BigEndian.PutUint16(frame[22:], uint16(len(frame)))
+	return append(b, frame...)
+}
+
+func scaleAddr(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 99, 1, byte(i)}) }
 
 // scalePeer names a peer. Its short id, as of newStar, is its number and some more.
 func scalePeer(i int) peer.Name { return peer.MustParse(fmt.Sprintf("0a:00:00:00:01:%02x", i)) }
@@ -78,7 +134,7 @@ func scalePeer(i int) peer.Name { return peer.MustParse(fmt.Sprintf("0a:00:00:00
 // simulate makes a link to a peer that is not there, but says that it hears us.
 func (n *node) simulate(i int) (*overlay.Bundle, error) {
 	b, err := n.sw.Prepare(overlay.Params{
-		Self: n.name, Remote: scalePeer(i), Local: n.addr, RemoteAddr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 99, 1, byte(i)}), 40000),
+		Self: n.name, Remote: scalePeer(i), Local: n.addr, RemoteAddr: netip.AddrPortFrom(scaleAddr(i), 40000),
 		ConnUID: uint64(i), Features: map[string]string{overlay.FeatureKey: n.sw.Offer()},
 	}, func(byte, []byte) error { return nil }, func(overlay.Event) {})
 	if err == nil {
@@ -129,6 +185,7 @@ func (n *node) scale(ctx context.Context, h *lab.Host, macs int) (r *scaleResult
 			r.Reset++
 		}
 	}
+	r.Met = r.Flows == macs && r.Touched == 0 && r.Reset == 0
 	return r, nil
 }
 

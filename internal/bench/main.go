@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/overweave/overweave/internal/lab"
 )
 
 // measurement is one sub-command.
@@ -32,6 +34,7 @@ func measurements() []measurement {
 }
 
 func main() {
+	lab.Boot() // as the init of a guest there are no arguments yet
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()

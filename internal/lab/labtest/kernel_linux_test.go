@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime/debug"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
@@ -58,7 +60,26 @@ func TestTrial(t *testing.T) {
 		os.Exit(7)
 	case "skip":
 		t.Skip("as told")
+	case "crash":
+		endGuest(t)
+	case "crash once":
+		f, err := os.OpenFile(os.Getenv(markVariable), os.O_CREATE|os.O_EXCL, 0o600)
+		if err == nil {
+			_ = f.Close()
+			endGuest(t)
+		}
+		require.ErrorIs(t, err, os.ErrExist)
 	}
+}
+
+// markVariable names the file by which a trial knows that it is not the first.
+const markVariable = "OVERWEAVE_LAB_MARK"
+
+// endGuest ends the guest kernel that the test runs in.
+func endGuest(t *testing.T) {
+	require.True(t, lab.InGuest())
+	require.NoError(t, unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
+	select {}
 }
 
 // runTrial runs the trial in a process of its own and returns what it printed, and its exit code.
@@ -104,6 +125,22 @@ func TestResultsComeOutOfTheGuest(t *testing.T) {
 			require.Contains(t, out, c.said)
 		})
 	}
+}
+
+// TestGuestEnds: a test whose guest ends runs in another one; a test that ends its guest always has failed.
+func TestGuestEnds(t *testing.T) {
+	needsGuest(t)
+	if _, err := lab.Guests(); err != nil {
+		labtest.RequireKernel(t, lab.Netem) // says so
+		return
+	}
+	out, code := runTrial(t, "crash once", markVariable+"="+filepath.Join(t.TempDir(), "mark"))
+	require.Zero(t, code, out)
+	require.Contains(t, out, "while the test ran: the guest has ended")
+	require.Contains(t, out, "--- PASS: TestTrial")
+	out, code = runTrial(t, "crash")
+	require.Equal(t, 1, code, out)
+	require.Contains(t, out, "3 guests have ended")
 }
 
 func TestGuestThatIsNamedMustBeThere(t *testing.T) {

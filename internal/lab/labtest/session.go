@@ -23,13 +23,18 @@ const (
 	idleFor   = 3 * time.Second
 	pollEvery = 5 * time.Millisecond
 
+	maxGuests = 3 // for one test
+
 	maxPrinted = 4 << 10 // of what a guest prints; of interest if it fails
 
 	readyFile = "ready" // appears when the guest serves
 )
 
-// errGone says that the guest ended before it had begun with a request.
-var errGone = errors.New("the guest has ended")
+var (
+	// errGone says that the guest ended, before it had begun with a request unless it is errBegun too.
+	errGone  = errors.New("the guest has ended")
+	errBegun = errors.New("while the test ran")
+)
 
 // request is a test to run in a guest: arguments of this program, its environment and its folder.
 type request struct {
@@ -79,26 +84,47 @@ func (p *pool) run(t *testing.T, needs []lab.Feature, r request) (output string,
 	return "", 0, errors.Join(why...)
 }
 
-// runIn runs a test in a guest, which is booted if it does not run, or has ended before it began with the test.
+// runIn runs a test in a guest, which is booted if it does not run. If the guest ends the test is run again in a new one, since
+// guests have faults of their own; a test that ends them all has one itself.
 func (p *pool) runIn(t *testing.T, guest lab.Guest, r request) (output string, code int, err error) {
-	name := guest.String()
-	if err := p.dead[name]; err != nil {
-		return "", 0, err
-	}
-	if s := p.running[name]; s != nil {
-		if output, code, err = s.run(t, r); !errors.Is(err, errGone) {
+	for range maxGuests {
+		s, err := p.session(t, guest)
+		if err != nil {
+			return "", 0, err
+		}
+		output, code, err = s.run(t, r)
+		if !errors.Is(err, errGone) {
 			return output, code, err
 		}
-		s.close()
-		delete(p.running, name)
+		p.close(guest)
+		if errors.Is(err, errBegun) {
+			t.Logf("%v\n%s", err, output)
+		}
 	}
-	s, err := start(t, guest)
-	if err != nil {
+	return output, 0, fmt.Errorf("%d guests have ended", maxGuests)
+}
+
+// session returns the running guest, which is booted if it does not run.
+func (p *pool) session(t *testing.T, guest lab.Guest) (s *session, err error) {
+	name := guest.String()
+	if err := p.dead[name]; err != nil {
+		return nil, err
+	}
+	if s := p.running[name]; s != nil {
+		return s, nil
+	}
+	if s, err = start(t, guest); err != nil {
 		p.dead[name] = err
-		return "", 0, err
+		return nil, err
 	}
 	p.running[name] = s
-	return s.run(t, r)
+	return s, nil
+}
+
+func (p *pool) close(guest lab.Guest) {
+	name := guest.String()
+	_ = p.running[name].close() // it has ended already
+	delete(p.running, name)
 }
 
 // session is a guest that runs tests one after another. It is asked and answers by files in a folder, which the guest sees as
@@ -157,8 +183,8 @@ func (s *session) run(t *testing.T, r request) (output string, code int, err err
 	deadline, _ := t.Deadline()
 	gone := s.until(name(n, "result"), deadline)
 	printed, err := os.ReadFile(filepath.Join(s.dir, name(n, "output")))
-	if gone != nil && (err == nil || !errors.Is(gone, errGone)) {
-		return string(printed), 0, fmt.Errorf("while the test ran: %v", gone) // not to be tried again
+	if gone != nil && err == nil {
+		return string(printed), 0, fmt.Errorf("%w: %w", errBegun, gone)
 	}
 	if err := errors.Join(gone, err); err != nil {
 		return "", 0, err

@@ -1,6 +1,7 @@
 package labtest
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
@@ -8,16 +9,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/overweave/overweave/internal/lab"
 )
 
 const (
 	streamPatience = 20 * time.Second // until a stream goes on
 	streamPace     = 2 * time.Millisecond
-	streamPiece    = 4 << 10  // bytes that are sent at once
-	streamSome     = 64 << 10 // bytes that show that it goes on
+	streamPiece    = 4 << 10               // bytes that are sent at once
+	streamSome     = 64 << 10              // bytes that show that it goes on
+	streamStands   = 50 * time.Millisecond // without a byte
 )
 
 // Stream is a TCP stream between two namespaces that sends a little all the time, to see for how long it stalls. Since all stall on
@@ -50,12 +50,20 @@ func (s *Stream) Longest() (stall, unexplained time.Duration) {
 	return stall, max(0, stall-s.near.longest())
 }
 
+// Standstill returns for how long, since the last Reset, the machine let nothing go on.
+func (s *Stream) Standstill() time.Duration { return time.Duration(s.near.stood.Load()) }
+
 // GoOn waits until some more has been received.
 func (s *Stream) GoOn() {
 	s.t.Helper()
 	for _, f := range []*flow{s.far, s.near} {
-		want := f.received.Load() + streamSome
-		require.Eventually(s.t, func() bool { return f.received.Load() >= want }, streamPatience, time.Millisecond)
+		want, end := f.received.Load()+streamSome, time.Now().Add(streamPatience)
+		for f.received.Load() < want {
+			if time.Now().After(end) {
+				s.t.Fatalf("%v: the stream does not go on", f.in.LocalAddr())
+			}
+			time.Sleep(time.Millisecond)
+		}
 	}
 }
 
@@ -64,19 +72,16 @@ type flow struct {
 	out, in  net.Conn
 	received atomic.Int64
 	stall    atomic.Int64 // longest time without anything received, in nanoseconds
+	stood    atomic.Int64 // sum of those that were not short
 	last     atomic.Int64 // when something was received last
 }
 
 func startFlow(t testing.TB, from, to *lab.Namespace, at netip.Addr) *flow {
 	t.Helper()
-	ln, err := to.Listen("tcp", netip.AddrPortFrom(at, 0).String())
-	require.NoError(t, err)
-	defer ln.Close()
 	f := &flow{}
-	f.out, err = from.DialContext(t.Context(), "tcp", ln.Addr().String())
-	require.NoError(t, err)
-	f.in, err = ln.Accept()
-	require.NoError(t, err)
+	if err := f.connect(t.Context(), from, to, at); err != nil {
+		t.Fatal(err)
+	}
 	var ends sync.WaitGroup
 	ends.Go(f.write)
 	ends.Go(f.read)
@@ -86,6 +91,19 @@ func startFlow(t testing.TB, from, to *lab.Namespace, at netip.Addr) *flow {
 		ends.Wait()
 	})
 	return f
+}
+
+func (f *flow) connect(ctx context.Context, from, to *lab.Namespace, at netip.Addr) error {
+	ln, err := to.Listen("tcp", netip.AddrPortFrom(at, 0).String())
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	if f.out, err = from.DialContext(ctx, "tcp", ln.Addr().String()); err != nil {
+		return err
+	}
+	f.in, err = ln.Accept()
+	return err
 }
 
 // write sends a little at a time, so that a stall is not hidden by what is under way.
@@ -108,8 +126,12 @@ func (f *flow) read() {
 			return
 		}
 		now := time.Now().UnixNano()
-		if gap := now - f.last.Swap(now); gap > f.stall.Load() {
+		gap := now - f.last.Swap(now)
+		if gap > f.stall.Load() {
 			f.stall.Store(gap)
+		}
+		if gap > int64(streamStands) {
+			f.stood.Add(gap)
 		}
 		f.received.Add(int64(n))
 	}
@@ -118,6 +140,7 @@ func (f *flow) read() {
 func (f *flow) reset() {
 	f.last.Store(time.Now().UnixNano())
 	f.stall.Store(0)
+	f.stood.Store(0)
 }
 
 // longest includes the present stall.

@@ -1,0 +1,156 @@
+package fastdp
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/overweave/overweave/mesh/overlay"
+	"github.com/overweave/overweave/odp"
+)
+
+// TestLostReplies: the kernel did not answer, and whether it did what it was asked is not known. It is found out.
+func TestLostReplies(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		r.mesh()
+		for i := range 4 {
+			dp, port := r.dp(), r.number("a")
+			r.k.LoseReplies(i + 1)
+			r.missAt(dp, port, all, overlay.MAC{2, 0, 0, 0, 5, byte(i)})
+			time.Sleep(5 * time.Second)
+			r.settle()
+			r.consistent()
+		}
+		require.NotZero(t, r.Status().Counts["replies_lost"])
+		r.k.SendStale(3)
+		r.miss("a", all, here1)
+		r.settle()
+		require.Contains(t, r.consistent(), flowKey{shape: shapeSource, port: r.number("a"), mac: here1})
+	})
+}
+
+// TestLostMisses: more is missed than there is room for. What is lost is counted, and the next miss is handled.
+func TestLostMisses(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.ODP.ReceiveBuffer = time.Second, 4096 })
+		r.mesh()
+		lost := 0
+		for lost < 5 {
+			if !r.miss("a", all, here1) {
+				lost++
+			}
+		}
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.EqualValues(t, lost, r.Status().Kernel.Lost)
+		require.NotZero(t, r.Status().Counts["misses_lost_bursts"])
+		require.True(t, r.miss("b", all, here2))
+		r.settle()
+		require.Contains(t, r.consistent(), flowKey{shape: shapeSource, port: r.number("b"), mac: here2})
+	})
+}
+
+// TestReaderIsReplaced: a reader whose socket fails is replaced, and misses are heard again.
+func TestReaderIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		dp, err := r.conn.DatapathByIndex(t.Context(), r.dp())
+		require.NoError(t, err)
+		require.Len(t, dp.UpcallPIDs, 2)
+		for _, s := range r.sockets {
+			if s.Port() == dp.UpcallPIDs[0] {
+				require.NoError(t, s.Close())
+			}
+		}
+		require.False(t, r.miss("a", all, here1))
+		time.Sleep(time.Second)
+		r.settle()
+		require.EqualValues(t, 1, r.Status().Counts["reader_restarts"])
+		require.True(t, r.miss("a", all, here1))
+		r.settle()
+		require.Len(t, r.consistent(), 2)
+	})
+}
+
+// TestDatapathDeleted: a datapath that is deleted under us is made again, with its ports.
+func TestDatapathDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		old := r.dp()
+		require.NoError(t, r.conn.DeleteDatapath(t.Context(), old))
+		r.settle()
+		require.False(t, r.Status().Running)
+		require.NotEmpty(t, r.Status().Problem)
+		time.Sleep(2 * time.Second)
+		r.settle()
+		require.True(t, r.Status().Running)
+		require.NotEqual(t, old, r.dp())
+		require.Empty(t, r.consistent())
+		require.True(t, r.miss("a", all, here1))
+		r.settle()
+		require.Len(t, r.consistent(), 2)
+		require.EqualValues(t, 1, r.Status().Counts["restarts"])
+	})
+}
+
+// TestPortsDeleted: ports that others delete are made again, and flows that lead to them are not left.
+func TestPortsDeleted(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.miss("b", all, here2)
+		r.settle()
+		for _, name := range []string{"vxlan-6784", "b"} {
+			number := r.number(name)
+			require.NoError(t, r.conn.DeleteVport(t.Context(), r.dp(), number))
+			r.settle()
+			require.NotZero(t, r.number(name), "it is back")
+			r.consistent()
+		}
+		require.NoError(t, r.RemovePort(t.Context(), "b"))
+		r.settle()
+		_, err := r.conn.Vport(t.Context(), "b")
+		require.True(t, notExist(err))
+		require.NoError(t, r.RemovePort(t.Context(), "b"))
+		for k, steps := range r.consistent() {
+			require.NotContains(t, steps, out(2), "%+v", k)
+		}
+		require.ErrorContains(t, r.AddPort(t.Context(), "datapath"), "cannot be one")
+	})
+}
+
+// TestOthersMeddle: flows that others add, change and remove are put right.
+func TestOthersMeddle(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		k := flowKey{shape: shapeFromPort, port: r.number("a"), mac: all}
+		before := r.consistent()
+		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid(), Match: k.match()}))
+		foreign := odp.Flow{UFID: "0123456789abcdef", Match: odp.Match{odp.Exact(odp.InPort(8))}}
+		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), foreign))
+		time.Sleep((fullEvery + 1) * time.Second)
+		r.settle()
+		require.Equal(t, before, r.consistent())
+		_, err := r.conn.DeleteFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid()})
+		require.NoError(t, err)
+		time.Sleep(4 * time.Second)
+		r.settle()
+		r.consistent()
+		_, err = r.conn.SetFeatures(t.Context(), r.dp(), odp.Unaligned, nil)
+		require.NoError(t, err)
+		r.settle()
+		require.True(t, r.miss("a", all, here1), "its features were put right")
+		r.settle()
+		require.Equal(t, before, r.consistent())
+	})
+}
