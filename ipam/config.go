@@ -59,7 +59,7 @@ type Config struct {
 	// the other family are left out.
 	Adopt []Holding
 	// ReclaimAfter is after what time the others take over the space of a peer that is out of reach: the longest that any
-	// owner, or any peer in reach, was given. It is to be longer than any partition in which both sides run on; see the
+	// owner, or any peer in reach, was given; it is best the same for all. It is to be longer than any partition in which both sides run on; see the
 	// package comment. It is done only while all of these are peers that know of it. At least a minute. Zero means
 	// DefaultReclaimAfter; less than zero that it is never done, neither to us nor by any peer that knows of us.
 	ReclaimAfter time.Duration

@@ -15,10 +15,7 @@ func (c *core) delay() time.Duration {
 	longest := w.after
 	for _, list := range [][]peer.Name{c.ring.Owners(), c.members.names()} {
 		for _, p := range list {
-			if p == c.me {
-				continue
-			}
-			if w.delays[p] == 0 {
+			if c.aloof(p) {
 				return 0
 			}
 			longest = max(longest, w.delays[p])
@@ -26,6 +23,22 @@ func (c *core) delay() time.Duration {
 	}
 	return longest
 }
+
+// lease returns for how long after the last contact with a majority we may rely on what we have: half of the shortest delay
+// that an owner has told. Those who take us over wait for the longest that they know of, but may not know ours.
+func (c *core) lease() time.Duration {
+	w := &c.watch
+	shortest := w.after
+	for _, p := range c.ring.Owners() {
+		if d := w.delays[p]; d > 0 {
+			shortest = min(shortest, d)
+		}
+	}
+	return shortest / 2
+}
+
+// aloof reports whether a peer takes no part in this.
+func (c *core) aloof(p peer.Name) bool { return p != c.me && c.watch.delays[p] == 0 }
 
 // noteDelays keeps after what time others count a peer as dead. What a peer tells of itself counts more than what others
 // tell of it.

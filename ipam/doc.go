@@ -57,10 +57,11 @@
 //   - A peer relies on its ring only if it reached a majority within the last half of the delay. After that it is cut off: it
 //     gives nothing away, and others hear of it. When it meets a majority again it is fenced: it gives out nothing, and all
 //     it had given out is in doubt, until a majority has sent its rings.
-//   - Peers are taken over after the whole delay at the earliest, and by a majority that has lasted for all of it. So they are
-//     cut off by then, each of them, as two majorities at one time would share a peer. Space that the cut off pass on among
-//     themselves grows no younger: who takes it counts its absence from the earlier contact of the two.
-//   - A majority agrees to each takeover first. To agree is a lock, stored before it is told: who has locked agrees to no
+//   - Peers are taken over by agreement of a majority, each of whom has missed them for the whole delay. As two majorities
+//     share a peer, they have been in none for as long, and so are cut off. Space that the cut off pass on among
+//     themselves grows no younger: who takes it counts its absence from the earlier contact of the two. A peer that takes no
+//     part in this gets none of it.
+//   - To agree is a lock, stored before it is told: who has locked agrees to no
 //     other takeover of the same peer, and confirms nothing to that peer, until it has heard from the one who takes over
 //     what came of it. So the majority that ends a fence has a peer in it that either knows of the takeover or has locked.
 //   - A takeover puts tokens into a new epoch, in which a token stands for all of its piece. In a merge, a token of an older
@@ -72,7 +73,8 @@
 // What this does not cover: on the losing side of a partition that outlasts the delay, containers keep the addresses they
 // have, and new ones are served from the space there, while the other side gives them out again. [Status] tells (CutOff)
 // from half of the delay on, and after the partition which addresses were Lost. It relies on clocks that run about
-// equally fast, on stores that are not lost or put back, and on operators who take over only what is gone. After all
+// equally fast, on stores that are not lost or put back, and on operators who take over only what is gone. Nor are the
+// others safe from an old peer that got its first space from the dead in the moment before both were cut off. After all
 // peers were down for more than half of the delay, a majority has to be up before addresses are given out.
 //
 // The default is a day: an outage of a night is over before, and half of it is long enough for a person to see to a
@@ -84,6 +86,6 @@
 // # Reading the source
 //
 // core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, vote.go, dispute.go,
-// takeover.go, join.go and life.go; presence.go, fence.go and reclaim.go are about the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side,
-// wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
+// takeover.go, join.go and life.go; presence.go, fence.go and reclaim.go are about the dead; allocator.go is the calls,
+// run.go the two goroutines of Run, receive.go the carrier's side, wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
 package ipam

@@ -41,7 +41,7 @@ func (c *core) wasAway(now time.Time) bool {
 	if w.after <= 0 || w.contact.IsZero() || !c.shared() {
 		return false
 	}
-	return now.Sub(w.contact) >= w.after/2 || now.Before(w.contact)
+	return now.Sub(w.contact) >= c.lease() || now.Before(w.contact)
 }
 
 // liftFence ends the fence when the rings of a majority have come.

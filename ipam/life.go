@@ -140,6 +140,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	c.noteJoiner(s)
 	c.noteDelays(s)
 	if from != 0 {
+		delete(c.watch.absent, from) // it may have seen us, and rest on what we told it
 		defer c.surveyed(from, now)
 	}
 	ringBefore, trusted := c.ring, c.trusted()

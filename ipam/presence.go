@@ -8,7 +8,7 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// DefaultReclaimAfter is the delay of a zero [Config.ReclaimAfter].
+// DefaultReclaimAfter is the delay of a zero [Config.ReclaimAfter]. The package comment says why.
 const DefaultReclaimAfter = 24 * time.Hour
 
 // minReclaim is the least Config.ReclaimAfter that is not off.
@@ -114,11 +114,11 @@ func (c *core) noteContact(now time.Time) {
 		w.contact = now
 	case steady && !w.fenced && !w.lapsed && c.trusted():
 		w.contact = now
-		if now.Sub(w.stored) >= w.after/8 || now.Before(w.stored) {
+		if now.Sub(w.stored) >= c.lease()/4 || now.Before(w.stored) {
 			w.stored, c.dirty.state = now, true
 		}
 	}
-	lapsed := now.Sub(w.contact) >= w.after/2 && c.shared()
+	lapsed := now.Sub(w.contact) >= c.lease() && c.shared()
 	if lapsed && !w.lapsed {
 		c.log.Warn("cut off from most of the address space for long: others may take over what is ours", "last_contact", w.contact)
 	}

@@ -13,11 +13,11 @@ import (
 // taken for dead. The package comment has the argument why this is safe.
 //
 // The owner with the lowest name in reach acts. It gathers the rings of everybody in reach, so that what the dead gave away
-// is known; then it proposes in its state to take over the dead. A peer agrees in its own state, if it misses them too; that
-// is stored before it is told, and a lock: it agrees to nobody else's proposal about the same dead, and confirms nothing to
-// a dead peer that returns, until the proposer has said in a later round what came of it. With a majority agreed, the
-// proposer takes over the tokens of the dead, and puts them into a new epoch, which voids what they did unheard. If one of
-// the dead returns before, it proposes no more.
+// is known; then it proposes in its state to take over the dead. A peer agrees in its own state, if it has missed them as
+// long; that is stored before it is told, and a lock: it agrees to nobody else's proposal about the same dead, and confirms
+// nothing to a dead peer that returns, until the proposer has said in a later round what came of it. With a majority
+// agreed, the proposer takes over the tokens of the dead, and puts them into a new epoch, which voids what they did unheard.
+// If one of the dead returns before, it proposes no more.
 //
 // A proposer that vanishes leaves locks behind. They last until it says more, or is dead itself, and taken over by somebody
 // who takes over the rest with it, in a later epoch than it may have reached unheard.
@@ -228,7 +228,6 @@ func (c *core) heardRing(s state, fresh bool, now time.Time) {
 	}
 	c.considerProposal(s, now)
 	if fresh {
-		delete(w.absent, s.copyOf)
 		c.confirmed(s, now)
 		if x.inquiry != nil {
 			delete(x.inquiry.missing, s.copyOf)
@@ -270,12 +269,13 @@ func (c *core) considerProposal(s state, now time.Time) {
 	c.out.update(s.copyOf)
 }
 
-// misses reports whether all of list are out of our reach, for so long that nobody of the others has just seen them.
+// misses reports whether all of list have been out of our reach for the whole delay. So none of them has been in a majority
+// with us since; half of the delay is left for how long it takes to notice that a peer is away.
 func (c *core) misses(list []peer.Name, now time.Time) bool {
-	w := &c.watch
-	return !slices.ContainsFunc(list, func(p peer.Name) bool {
+	w, d := &c.watch, c.delay()
+	return d > 0 && !slices.ContainsFunc(list, func(p peer.Name) bool {
 		since, away := w.absent[p]
-		return !away || c.known(p) || now.Sub(since) < w.settle
+		return !away || c.known(p) || now.Sub(since) < d
 	})
 }
 
@@ -291,8 +291,11 @@ func (c *core) dropLocks() {
 	}
 }
 
-// lockedIn reports whether the sender of s has agreed that p is taken over.
+// lockedIn reports whether the sender of s proposes, or has agreed, that p is taken over.
 func lockedIn(s state, p peer.Name) bool {
+	if slices.Contains(s.dying, p) {
+		return true
+	}
 	for _, x := range s.locks {
 		if slices.Contains(x.dying, p) {
 			return true

@@ -187,24 +187,73 @@ func TestTheReclaimerDies(t *testing.T) {
 }
 
 // TestWhatTheDeadDidApartIsVoid: a peer on the losing side of a partition gets space from another one there. It is taken
-// over with all that the other had, and given out again; who returns keeps what nobody has.
+// over with all that the other had, and given out again; who returns keeps what nobody has. That a peer would wait longer
+// itself makes no difference: the others may not know of it.
 func TestWhatTheDeadDidApartIsVoid(t *testing.T) {
+	for _, delay := range []time.Duration{10 * time.Minute, 2 * time.Hour} {
+		inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
+			n := four(w)
+			guest := w.start(5, func(c *ipam.Config) { c.Birth, c.ReclaimAfter = ipam.Observer(), delay })
+			w.pass(time.Minute)
+			w.bus.Partition([]peer.Name{name(1), name(2), name(3)}, []peer.Name{name(4), name(5)})
+			kept, lost := w.allocate(guest, "kept"), w.allocate(guest, "lost")
+			w.pass(15 * time.Minute)
+			require.EqualValues(t, 256, freeIn(n[:3]...), "as if nothing had been given away")
+			require.True(t, guest.Status().CutOff, "it knows how long the one was away that it has its space from")
+			require.NoError(t, n[1].Claim(w.within(time.Minute), "thief", lost))
+			w.bus.Heal()
+			w.pass(5 * time.Minute)
+			require.Equal(t, []ipam.Owned{{Owner: "kept", Addrs: []netip.Prefix{kept}}}, guest.Owners())
+			require.Equal(t, []ipam.Holding{{Owner: "lost", Addr: lost}}, guest.Status().Lost)
+			w.pass(2 * delay)
+			w.requireOneRing()
+			require.EqualValues(t, 256-2, freeIn(w.sorted()...))
+		})
+	}
+}
+
+// TestNoGiftIsHidden: a peer that never doubts what it has gets nothing where those who may take it over do not hear of it.
+func TestNoGiftIsHidden(t *testing.T) {
 	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
-		n := four(w)
-		guest := w.start(5, func(c *ipam.Config) { reclaiming(c); c.Birth = ipam.Observer() })
+		four(w)
+		old := w.start(5, func(c *ipam.Config) { c.Birth, c.ReclaimAfter = ipam.Observer(), -1 })
 		w.pass(time.Minute)
 		w.bus.Partition([]peer.Name{name(1), name(2), name(3)}, []peer.Name{name(4), name(5)})
-		kept, lost := w.allocate(guest, "kept"), w.allocate(guest, "lost")
-		w.pass(15 * time.Minute)
-		require.EqualValues(t, 256, freeIn(n[:3]...), "as if nothing had been given away")
-		require.True(t, guest.Status().CutOff, "it knows how long the one was away that it has its space from")
-		require.NoError(t, n[1].Claim(w.within(time.Minute), "thief", lost))
+		w.pass(time.Minute)
+		_, err := old.Allocate(w.within(time.Minute), "x", netip.Prefix{})
+		require.ErrorIs(t, err, ipam.ErrExhausted)
 		w.bus.Heal()
-		w.pass(5 * time.Minute)
-		require.Equal(t, []ipam.Owned{{Owner: "kept", Addrs: []netip.Prefix{kept}}}, guest.Owners())
-		require.Equal(t, []ipam.Holding{{Owner: "lost", Addr: lost}}, guest.Status().Lost)
-		w.requireOneRing()
-		require.EqualValues(t, 256-2, freeIn(w.sorted()...))
+		w.pass(time.Minute)
+		w.allocate(old, "x")
+		w.pass(time.Minute) // and all hear of it
+		w.bus.Partition([]peer.Name{name(1), name(2), name(3)}, []peer.Name{name(4), name(5)})
+		for i := range 50 { // the others know that it has some
+			w.allocate(old, fmt.Sprint(i))
+		}
+		w.pass(time.Hour)
+		require.EqualValues(t, 256-51, freeIn(w.sorted()...), "nobody is taken over since one does not take part")
+	})
+}
+
+// TestWhoHasSeenItDoesNotAgree: a peer comes back for some seconds, which only some notice. These have told it that it may
+// rely on its ring, and so do not agree to what the one proposes who has missed it all the time.
+func TestWhoHasSeenItDoesNotAgree(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{Gone: time.Minute}, func(t *testing.T, w *world) {
+		four(w)
+		w.pass(time.Minute)
+		w.kill(name(4))
+		w.pass(9 * time.Minute)
+		w.bus.Partition([]peer.Name{name(2), name(3), name(4)})
+		d := w.start(4, reclaiming)
+		w.eventually(20*time.Second, "trusted", func() bool { return !d.Status().Fenced })
+		w.bus.Partition([]peer.Name{name(4)})
+		w.pass(4 * time.Minute)
+		require.NotEmpty(t, w.nodes[name(1)].Status().Reclaiming, "proposed")
+		require.EqualValues(t, 256, freeIn(w.sorted()...), "and not done")
+		require.False(t, d.Status().CutOff)
+		w.pass(8 * time.Minute)
+		require.True(t, d.Status().CutOff)
+		require.Len(t, w.nodes[name(1)].Status().Peers, 3, "done")
 	})
 }
 

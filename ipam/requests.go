@@ -218,6 +218,7 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 		return
 	}
 	gift, ok := c.donation(from, want.Intersect(c.universe))
+	ok = ok && !c.hides(from)
 	if !ok && c.concede(from, want) {
 		gift, ok = want, true
 	}
@@ -233,6 +234,13 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 		c.report(true) // so that the asker learns where not to ask
 		c.out.deny(from, want)
 	}
+}
+
+// hides reports whether a gift to a peer may be taken over without it: it would be the first owner that takes no part in
+// taking over the dead, and never doubts what it has, and those who take over may not hear of it.
+func (c *core) hides(from peer.Name) bool {
+	w := &c.watch
+	return w.after > 0 && w.majority.IsZero() && c.shared() && c.aloof(from) && !slices.ContainsFunc(c.ring.Owners(), c.aloof)
 }
 
 // donation picks what of want to give to a peer. Space that was reclaimed is not for peers of Weave Net 2.8: what they give

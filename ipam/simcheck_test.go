@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -55,6 +57,12 @@ func (s *sim) unsure(p peer.Name) bool {
 	return st.CutOff || st.Fenced || len(st.PendingClaims) > 0
 }
 
+// gaveUp reports whether a peer says itself that it has not kept what it promised.
+func (s *sim) gaveUp(made promise, a netip.Addr) bool {
+	n := s.nodes[made.at]
+	return n != nil && slices.ContainsFunc(n.Status().Lost, func(h ipam.Holding) bool { return h.Owner == made.owner && h.Addr.Addr() == a })
+}
+
 // blame notes what is wrong, unless something is already.
 func (s *sim) blame(format string, args ...any) {
 	if s.wrong == "" {
@@ -80,7 +88,7 @@ func (s *sim) collect() {
 		s.trace("%v has answered: %v for %s", x.at, x.addr, x.owner)
 		old, twice := s.promised[x.addr]
 		other := old.owner != x.owner || old.at != x.at
-		if twice && other && !s.lax() && !old.doubt && !s.dead(old.at) && !s.unsure(old.at) && !s.unsure(x.at) {
+		if twice && other && !s.lax() && !old.doubt && !s.dead(old.at) && !s.unsure(old.at) && !s.unsure(x.at) && !s.gaveUp(old, x.addr) {
 			s.blame("%v was promised to %v and to %v", x.addr, old, x.promise)
 		}
 		s.promised[x.addr] = x.promise

@@ -154,6 +154,7 @@ func FuzzDecodeState(f *testing.F) {
 		}
 		again, err := decodeState(encodeState(s))
 		require.NoError(t, err)
+		s.age = 0 // what is sent is a contact
 		require.Equal(t, s, again)
 	})
 }

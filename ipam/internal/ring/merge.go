@@ -284,8 +284,8 @@ func (m *merge) result(seeds []peer.Name) Merged {
 			}
 		} else if s.ours != nil {
 			t := *s.ours
-			if s.theirs != nil && s.theirs.Peer == m.me {
-				t = s.chosen // ours, at a raised version
+			if s.theirs != nil && s.theirs.Peer == m.me && epoch(s.theirs.Version) == epoch(t.Version) {
+				t = s.chosen // ours, at a raised version; another epoch would void what is refused for others too
 			}
 			tokens = append(tokens, t)
 		}
