@@ -32,8 +32,8 @@
 //
 // # Cores
 //
-// Frames are sealed by who sends them, in its goroutine: for those of this host that is the reader of the port, of which there
-// is one for each queue. The socket has as many queues as there are cores, up to 8; what comes from one remote comes from one
+// Frames are sealed by who sends them, in its goroutine: for those of this host that is the switch's reader of the port, of
+// which there is one for each queue that the port has. The socket has as many queues as there are cores, up to 8; what comes from one remote comes from one
 // queue, is opened there and written to the port, so that flows keep their order.
 //
 // # Where the time goes
@@ -48,7 +48,9 @@
 //	receiver: 42 % AES-GCM, 19 % recvmmsg, 17 % writing the TAP device
 //	all else, ours and the runtime's: 18 and 22 %; no function of ours has more than 4 %
 //
-// The other 60 % of the machine are the kernel's: the two TCP ends, which copy each byte, the veth pairs and the bridges. On
+// The other 60 % of the machine are the kernel's: the two TCP ends, which copy each byte, the veth pairs and the bridges. So
+// there is little left to win: with a cipher that costs nothing the stream would be that in the clear, 3.5 times that of
+// wireguard-go where the sealed one is 2.2 times; what the sender copies once in memory of ours is 5 % of its daemon's time. On
 // the old wire, sealed, it is XSalsa20-Poly1305 that takes 72 % of the receiver's time, and limits the stream to about 1.5
 // Gbit/s; in the clear the checksums of segments take 19 %, which the kernel would take otherwise.
 //

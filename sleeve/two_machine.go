@@ -37,6 +37,8 @@ type machine2 struct {
 	err         error
 	ping        time.Time // when the next one is due
 	answered    time.Time // the last answer, or when we began to wait for one
+	answeredSeq uint64    // the latest ping that was answered
+	testSeq     uint64    // the last ping that tested the path
 	tries       int       // pings so far while not established
 	seq         uint64    // of the last ping
 	heard       uint64    // the highest of the remote's
@@ -149,11 +151,12 @@ func (m *machine2) pingNow(now time.Time) {
 }
 
 func (m *machine2) tickPath(now time.Time) {
-	if size := m.path.tick(now, m.answered, m.rtt); size != 0 {
+	if size := m.path.tick(now, m.answeredSeq > m.testSeq, m.rtt); size != 0 {
 		m.seq++
-		m.do(action2{kind: do2Ping, seq: m.seq}) // whose answer tells that it is for the size if the other has none
-		m.seq++
+		m.testSeq = m.seq
 		m.do(action2{kind: do2Ping, seq: m.seq, size: size})
+		m.seq++
+		m.do(action2{kind: do2Ping, seq: m.seq}) // behind it: if this is answered and the other is not, it is for the size
 	}
 }
 
@@ -204,7 +207,7 @@ func (m *machine2) ponged(now time.Time, seq uint64, size int) {
 	if !m.ready() || seq == 0 || seq > m.seq {
 		return
 	}
-	m.answered = now
+	m.answered, m.answeredSeq = now, max(m.answeredSeq, seq)
 	if seq == m.rttSeq {
 		m.rtt = now.Sub(m.rttSent)
 		m.rttSeq = 0

@@ -26,7 +26,6 @@ type path2 struct {
 	good, bad int
 	cand      int // being tried; 0 if no search is running
 	sent      int
-	began     time.Time // when its first test was sent
 	retry     time.Time
 	believed  int       // what the system said last
 	again     time.Time // when to try that once more
@@ -62,13 +61,13 @@ func (p *path2) verify() {
 
 func (p *path2) try(size int) { p.cand, p.sent, p.retry = size, 0, time.Time{} }
 
-// tick returns the size to test now, 0 if there is nothing to send. A candidate without answer is given up, if
-// something else was answered meanwhile, the last at heard. rtt is 0 if it is not known.
-func (p *path2) tick(now, heard time.Time, rtt time.Duration) int {
+// tick returns the size to test now, 0 if there is nothing to send. A candidate without answer is given up if what was sent
+// behind the last test was answered, which heard tells. rtt is 0 if it is not known.
+func (p *path2) tick(now time.Time, heard bool, rtt time.Duration) int {
 	if !p.searching() || now.Before(p.retry) {
 		return 0
 	}
-	if p.sent == path2Attempts && !heard.After(p.began) { // nothing passes now
+	if p.sent == path2Attempts && !heard { // nothing passes now
 		p.sent--
 	}
 	if p.sent == path2Attempts {
@@ -76,9 +75,6 @@ func (p *path2) tick(now, heard time.Time, rtt time.Duration) int {
 		if p.advance(); !p.searching() {
 			return 0
 		}
-	}
-	if p.sent == 0 {
-		p.began = now
 	}
 	wait := path2Retry
 	if rtt > 0 {

@@ -175,6 +175,15 @@ type SegmentedPort interface {
 	WriteFrames(frames []Frame) error
 }
 
+// QueuedPort is a SegmentedPort that is read by several goroutines, so that what this host sends is handled by several cores.
+type QueuedPort interface {
+	SegmentedPort
+	// Queues is the number of queues, at least one. It is constant. The frames of one flow come from one queue, in order.
+	Queues() int
+	// ReadQueue is ReadFrames for one of the queues, which are numbered from 0. One goroutine may read each, and has to.
+	ReadQueue(queue int, frames []Frame) (int, error)
+}
+
 // Routes answers where frames go between peers. Implementations are immutable: a change of topology, or of the short ids,
 // makes a new one.
 type Routes interface {

@@ -115,10 +115,11 @@ func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, re
 func (s *Switch) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 1)
+	queues := s.queues()
+	failed := make(chan error, len(queues))
 	var wg sync.WaitGroup
-	if s.port != nil {
-		wg.Go(func() { failed <- s.readPort() })
+	for _, read := range queues {
+		wg.Go(func() { failed <- s.readPort(read) })
 	}
 	if s.announce != nil {
 		wg.Go(func() { s.runGroups(ctx) })
@@ -147,8 +148,22 @@ func (s *Switch) expireUntil(ctx context.Context, failed <-chan error) error {
 	}
 }
 
-// readPort moves frames from the port to the links until the port fails or is closed.
-func (s *Switch) readPort() error {
+// queues returns the ways to read the port, none without one.
+func (s *Switch) queues() (read []func([]Frame) (int, error)) {
+	switch p := s.port.(type) {
+	case nil:
+	case QueuedPort:
+		for queue := range p.Queues() {
+			read = append(read, func(frames []Frame) (int, error) { return p.ReadQueue(queue, frames) })
+		}
+	default:
+		read = append(read, p.ReadFrames)
+	}
+	return read
+}
+
+// readPort moves frames from a queue of the port to the links until the port fails or is closed.
+func (s *Switch) readPort(read func([]Frame) (int, error)) error {
 	frames, bufs := make([]Frame, portBatch), make([][]byte, portBatch)
 	for i := range bufs {
 		bufs[i] = make([]byte, portBuffer)
@@ -158,7 +173,7 @@ func (s *Switch) readPort() error {
 		for i := range frames {
 			frames[i] = Frame{Data: bufs[i]}
 		}
-		n, err := s.port.ReadFrames(frames)
+		n, err := read(frames)
 		if err != nil {
 			return fmt.Errorf("overlay: port %s: %w", s.port.Name(), err)
 		}

@@ -22,10 +22,10 @@ const (
 	offloadUDP = unix.TUN_F_USO4 | unix.TUN_F_USO6
 )
 
-var _ overlay.SegmentedPort = (*TAP)(nil)
+var _ overlay.QueuedPort = (*TAP)(nil)
 
-// TAP is a TAP device. It implements [overlay.SegmentedPort], with any number of goroutines writing. The device exists as long as it
-// is open.
+// TAP is a TAP device. It implements [overlay.QueuedPort], with any number of goroutines writing. The device exists as long as
+// it is open.
 type TAP struct {
 	device
 	reader   tapReader
@@ -198,10 +198,10 @@ func (t *TAP) Read(bufs [][]byte, sizes []int) (int, error) {
 // ReadFrames implements [overlay.SegmentedPort]: it reads the first queue. It is not to be mixed with Read.
 func (t *TAP) ReadFrames(frames []overlay.Frame) (int, error) { return t.ReadQueue(0, frames) }
 
-// Queues returns the number of queues, at least one. It is constant.
+// Queues implements [overlay.QueuedPort].
 func (t *TAP) Queues() int { return len(t.queues) }
 
-// ReadQueue is ReadFrames for one of the queues, which are numbered from 0. One goroutine may read each.
+// ReadQueue implements [overlay.QueuedPort].
 func (t *TAP) ReadQueue(queue int, frames []overlay.Frame) (int, error) {
 	if t.closed.Load() {
 		return 0, t.fail("read", nil)
