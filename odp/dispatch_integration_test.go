@@ -5,6 +5,7 @@ package odp_test
 import (
 	"context"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,8 +81,7 @@ func dispatchPerVport(t *testing.T, w *wire) {
 		w.taps[inPort].write(t, f)
 	}
 	counts := map[layers.UDPPort]int{}
-	for _, r := range readers {
-		list := readAll(t, r)
+	for _, list := range readAll(t, 128, readers...) {
 		require.Greater(t, len(list), 16)
 		for _, up := range list {
 			keys, err := up.Key.Keys()
@@ -99,21 +99,27 @@ func dispatchPerVport(t *testing.T, w *wire) {
 	require.Len(t, counts, 64)
 }
 
-// readAll returns what is queued; the slices in it are copies.
-func readAll(t *testing.T, r *odp.UpcallReader) (list []odp.Upcall) {
+// readAll returns what comes to each of some readers; together it is so many. The slices in it are copies.
+func readAll(t *testing.T, want int, readers ...*odp.UpcallReader) [][]odp.Upcall {
 	t.Helper()
+	lists := make([][]odp.Upcall, len(readers))
 	ups := make([]odp.Upcall, 64)
-	for {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		n, err := r.Read(ctx, ups)
-		cancel()
-		if err != nil {
-			require.ErrorIs(t, err, context.DeadlineExceeded)
-			return list
-		}
-		for _, up := range ups[:n] {
-			up.Packet, up.Key = append([]byte(nil), up.Packet...), append(odp.KeyData(nil), up.Key...)
-			list = append(list, up)
+	got := 0
+	for start := time.Now(); got < want && time.Since(start) < time.Minute; {
+		for i, r := range readers {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			n, err := r.Read(ctx, ups)
+			cancel()
+			if err != nil {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+			}
+			for _, up := range ups[:n] {
+				up.Packet, up.Key = slices.Clone(up.Packet), slices.Clone(up.Key)
+				lists[i] = append(lists[i], up)
+			}
+			got += n
 		}
 	}
+	require.Equal(t, want, got)
+	return lists
 }

@@ -105,6 +105,13 @@ func solicitation() headers {
 	return h
 }
 
+// withOptions has an extension header, of destination options, before UDP.
+func withOptions() headers {
+	h := overIPv6(layers.IPProtocolIPv6Destination)
+	h.data = append([]byte{17, 0, 1, 4, 0, 0, 0, 0, 3, 0xe8, 7, 0xd0, 0, 70, 0, 0}, make([]byte, 62)...)
+	return h
+}
+
 func set(at int, v byte) edit { return func(h *headers) { h.data[at] = v } }
 
 func matchings() []matching {
@@ -135,6 +142,7 @@ func matchings() []matching {
 		{match: ip6 + "label=0)", base: udp6, miss: func(h *headers) { h.ip6.FlowLabel = 0x80000 }},
 		{match: ip6 + "tclass=0/0x3)", base: udp6, miss: func(h *headers) { h.ip6.TrafficClass = 1 }},
 		{match: ip6 + "hlimit=64)", base: udp6, miss: func(h *headers) { h.ip6.HopLimit = 65 }},
+		{match: ip6 + "frag=no),ipv6_exthdrs(0x8)", base: withOptions, miss: func(h *headers) { h.ip6.NextHeader = layers.IPProtocolUDP }},
 		{match: tcp + "(src=1000)", base: tcp4, miss: func(h *headers) { h.tcp.SrcPort++ }},
 		{match: tcp + "(dst=2000/0xfff0)", base: tcp4, miss: func(h *headers) { h.tcp.DstPort += 16 }},
 		{match: tcp + "(),tcp_flags(+syn-ack)", base: tcp4, miss: func(h *headers) { h.tcp.ACK = true }},

@@ -43,7 +43,7 @@ func (p *printer) tunnel(k, m Tunnel, exact bool) {
 	p.tunnelOptions(k, m, exact)
 	p.sep()
 	p.str("flags(")
-	p.flags(tunnelFlagNames(), uint32(k.Flags), uint32(m.Flags), exact)
+	p.flags(tunnelFlagNames(), uint32(k.Flags), uint32(m.Flags), exact || m.Flags == tunnelAll)
 	p.str("))")
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -37,7 +38,7 @@ func inKernel(t *testing.T, features ...lab.Feature) bool {
 // openKernel opens a Conn to the running kernel, as the thread sees it.
 func openKernel(t testing.TB) *odp.Conn {
 	t.Helper()
-	c, err := odp.Open(context.Background(), odp.Config{})
+	c, err := odp.Open(context.Background(), odp.Config{Timeout: time.Minute}) // a busy machine is slow, which is no error
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.Close()) })
 	return c

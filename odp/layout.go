@@ -64,9 +64,9 @@ func metadataLayout(typ uint16) (layout, bool) {
 	case keyCTLabels:
 		return layout{"ct_label", 16, func(p []byte) Key { return CTLabels(p) }, func() []fieldLayout { return single(16, label128) }}, true
 	case keyCTTupleIPv4:
-		return layout{"ct_tuple4", 16, func(p []byte) Key { return decodeCTTupleIPv4(p) }, func() []fieldLayout { return tuple(4, ip4Addr) }}, true
+		return layout{"ct_tuple4", 16, func(p []byte) Key { return decodeCTTupleIPv4(p) }, func() []fieldLayout { return tuple(4, ip4Addr, "tp_src", "tp_dst") }}, true
 	case keyCTTupleIPv6:
-		return layout{"ct_tuple6", 40, func(p []byte) Key { return decodeCTTupleIPv6(p) }, func() []fieldLayout { return tuple(16, ip6Addr) }}, true
+		return layout{"ct_tuple6", 40, func(p []byte) Key { return decodeCTTupleIPv6(p) }, func() []fieldLayout { return tuple(16, ip6Addr, "src_port", "dst_port") }}, true
 	case keyPacketType:
 		return layout{"packet_type", 4, func(p []byte) Key { return PacketType{be16(p), be16(p[2:])} }, func() []fieldLayout { return single(4, packetNS) }}, true
 	case keyIPv6ExtHdrs:
@@ -140,9 +140,10 @@ func typeAndCode() []fieldLayout {
 	return []fieldLayout{{"type", 0, 1, decimal}, {"code", 1, 1, decimal}}
 }
 
-func tuple(n int, kind fieldKind) []fieldLayout {
+// tuple has its ports named by ovs-dpctl in two ways.
+func tuple(n int, kind fieldKind, src, dst string) []fieldLayout {
 	return []fieldLayout{
 		{"src", 0, n, kind}, {"dst", n, n, kind}, {"proto", 2*n + 4, 1, decimal},
-		{"tp_src", 2 * n, 2, decimal}, {"tp_dst", 2*n + 2, 2, decimal},
+		{src, 2 * n, 2, decimal}, {dst, 2*n + 2, 2, decimal},
 	}
 }

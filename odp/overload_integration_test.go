@@ -41,7 +41,7 @@ func TestIntegrationUpcallOverload(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, sent, d.Stats.Missed)
 		require.Greater(t, d.Stats.Lost, uint64(sent/2))
-		require.EqualValues(t, sent, int(d.Stats.Lost)+len(readAll(t, r)))
+		readAll(t, sent-int(d.Stats.Lost), r)
 		if keep {
 			require.Zero(t, r.Stats().Overruns, "it was not to be told")
 		} else {
@@ -72,7 +72,7 @@ func TestIntegrationEventOverload(t *testing.T) {
 		b.PutFlow(dp, flowOn(i))
 	}
 	require.NoError(t, c.Run(t.Context(), &b))
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	_, err = r.Read(ctx)
 	require.ErrorIs(t, err, odp.ErrEventsLost)
@@ -120,7 +120,7 @@ func TestIntegrationEvents(t *testing.T) {
 	r, err := c.Subscribe(odp.DatapathEvents | odp.VportEvents | odp.FlowEvents)
 	require.NoError(t, err)
 	defer r.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	next := func(change odp.Change) odp.Event {
 		t.Helper()

@@ -164,6 +164,7 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 	}
 	var class, classMask, typ, typeMask, length uint64
 	var data, mask []byte
+	fill := byte(0xff) // of the mask
 	for _, it := range items {
 		name, value, named := assign(it)
 		switch {
@@ -177,6 +178,7 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 			val, msk := masked(it)
 			data, err = p.hex(val)
 			if mask = ones(len(data)); msk.s != "" && err == nil {
+				fill = 0 // leading zeros are not written
 				mask, err = p.hex(msk)
 			}
 		default:
@@ -195,10 +197,6 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 			out[i] = fill
 		}
 		return append(out, b...)
-	}
-	fill := byte(0)
-	if allOnes(mask) {
-		fill = 0xff
 	}
 	v.Geneve = AppendGeneveOption(v.Geneve, uint16(class), uint8(typ), grow(data, 0))
 	at := len(m.Geneve) + 3

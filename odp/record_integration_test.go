@@ -162,7 +162,7 @@ func (r *recorder) recordUpcalls(t *testing.T, c *odp.Conn, dp odp.Index) {
 			require.NoError(t, c.Execute(t.Context(), dp, odp.Execute{Packet: h.build(t, nil), HasInPort: true, Actions: actions}))
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ups := make([]odp.Upcall, 64)
 	n, err := up.Read(ctx, ups)

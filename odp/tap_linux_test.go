@@ -50,7 +50,7 @@ func (d *tap) write(t testing.TB, frame []byte) {
 
 func (d *tap) read(t testing.TB) []byte {
 	t.Helper()
-	require.NoError(t, d.file.SetReadDeadline(time.Now().Add(5*time.Second)))
+	require.NoError(t, d.file.SetReadDeadline(time.Now().Add(time.Minute)))
 	buf := make([]byte, 4096)
 	n, err := d.file.Read(buf)
 	require.NoError(t, err, "on %s", d.name)

@@ -43,7 +43,7 @@ func openUpcalls(t testing.TB, c *odp.Conn) *odp.UpcallReader {
 // read returns the next upcall.
 func read(t testing.TB, r *odp.UpcallReader) odp.Upcall {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ups := make([]odp.Upcall, 1)
 	_, err := r.Read(ctx, ups)
@@ -130,7 +130,7 @@ func TestIntegrationVports(t *testing.T) {
 		if spec.DstPort != 0 {
 			require.Equal(t, spec.DstPort, v.DstPort)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		e, err := events.Read(ctx)
 		cancel()
 		require.NoError(t, err)

@@ -29,6 +29,9 @@ type odpResult struct {
 	Flow       string  `json:"flow_of_a_miss"`
 	SwitchFlow string  `json:"flow_of_a_miss_by_ovs_vswitchd"`
 	Missing    string  `json:"missing,omitempty"` // why a figure of another program is 0
+
+	Cost       missCost `json:"cost_of_a_miss"`
+	SwitchCost missCost `json:"cost_of_a_miss_by_ovs_vswitchd"`
 }
 
 // runODP measures package odp next to the tools of Open vSwitch, on the same kernel: a guest's if this one has no datapath.
@@ -36,10 +39,14 @@ func runODP(ctx context.Context, args []string, out io.Writer) error {
 	fs := flag.NewFlagSet("odp", flag.ContinueOnError)
 	flows := fs.Int("flows", 10000, "flows to put and to list")
 	misses := fs.Int("misses", 2500, "packets of new pairs of addresses, in each of three rounds")
-	profile := fs.String("cpuprofile", "", "write a profile of handling misses to this file")
+	profile := fs.String("cpuprofile", "", "write a profile of our handling of misses to this file")
+	serve := fs.Bool("serve", false, "be the switch that misses are measured on (how the measurement starts it)")
 	asJSON := fs.Bool("json", false, "print one JSON object")
 	if err := fs.Parse(args); err != nil {
 		return err
+	}
+	if *serve {
+		return serveMisses(ctx, *profile, out)
 	}
 	code, done, err := lab.ReexecOnKernel(lab.OpenVSwitch)
 	if err != nil {
@@ -74,6 +81,7 @@ func (r *odpResult) print(out io.Writer) {
 	line("put in batches", r.Batch, r.ToolPut, "ovs-dpctl")
 	line("list and print", r.Dump, r.ToolDump, "ovs-dpctl")
 	line("misses: upcall, flow, execute", r.Miss, r.SwitchMiss, "ovs-vswitchd")
+	fmt.Fprintf(out, "a miss costs us:           %s\na miss costs ovs-vswitchd: %s\n", r.Cost, r.SwitchCost)
 	fmt.Fprintf(out, "the flow of a miss, ours:         %s\nthe flow of a miss, ovs-vswitchd: %s\n", r.Flow, r.SwitchFlow)
 	if r.Missing != "" {
 		fmt.Fprintln(out, "missing:", r.Missing)

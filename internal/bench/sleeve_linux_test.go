@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 func TestSleeveBench(t *testing.T) {
 	labtest.Require(t)
 	var out bytes.Buffer
-	require.NoError(t, run(t.Context(), []string{"sleeve", "--rounds", "1", "--seconds", "0.1", "--json"}, &out))
+	require.NoError(t, run(t.Context(), []string{"sleeve", "--rounds", "1", "--seconds", "0.3", "--json"}, &out))
 	var res sleeveResult
 	require.NoError(t, json.Unmarshal(out.Bytes(), &res), out.String())
 	require.Equal(t, len(sleeveModes()), len(res.Modes)+len(res.LeftOut))

@@ -58,6 +58,11 @@ func drain(conn net.Conn, bytes *atomic.Uint64) {
 
 // window watches a counter for the time of the window, says the result, and waits to be killed.
 func window(ctx context.Context, c receiverConfig, count *atomic.Uint64, say func(any) error, result func(uint64, time.Duration) received) error {
+	for count.Load() == 0 { // on a busy machine the sender takes its time to begin
+		if err := pause(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
 	if err := pause(ctx, c.WarmUp); err != nil {
 		return err
 	}
