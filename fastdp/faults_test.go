@@ -135,7 +135,7 @@ func TestOthersMeddle(t *testing.T) {
 		r.settle()
 		k := flowKey{shape: shapeFromPort, port: r.number("a"), mac: all}
 		before := r.consistent()
-		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid(), Match: k.match()}))
+		require.NoError(t, r.conn.ModifyFlow(t.Context(), r.dp(), odp.Flow{UFID: k.ufid(), Match: k.match()}))
 		foreign := odp.Flow{UFID: "0123456789abcdef", Match: odp.Match{odp.Exact(odp.InPort(8))}}
 		require.NoError(t, r.conn.PutFlow(t.Context(), r.dp(), foreign))
 		time.Sleep((fullEvery + 1) * time.Second)

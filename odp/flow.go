@@ -49,8 +49,9 @@ const (
 	omitActions = 4
 )
 
-// PutFlow makes a flow. If there is one of the same name, its actions are replaced, and its masks stay as they were. An overlap
-// with another flow that the kernel notices is syscall.ENOENT.
+// PutFlow makes a flow. If there is one of the same name, its actions are replaced, and its masks stay as they were; but if it is
+// named by its UFID and does not match an EtherType, kernels do not find that it is the same, and answer syscall.ENOENT: use
+// [Conn.ModifyFlow] for flows that are there. ENOENT is also an overlap with another flow that the kernel notices.
 func (c *Conn) PutFlow(ctx context.Context, dp Index, f Flow) error {
 	return c.writeFlow(ctx, "put a flow", dp, f, cmdNew, 0)
 }

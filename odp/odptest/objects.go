@@ -215,6 +215,8 @@ func (d *datapath) change(r request, name string, f **flow) syscall.Errno {
 		return syscall.EINVAL
 	case r.cmd == cmdNew && *f != nil && r.create:
 		return syscall.EEXIST
+	case r.cmd == cmdNew && *f != nil && (*f).unlikeItself():
+		return syscall.ENOENT
 	case r.cmd == cmdNew && *f == nil:
 		*f = &flow{key: r.attrs[1], mask: r.attrs[7], ufid: r.attrs[9]}
 		d.flows[name] = *f
@@ -233,6 +235,21 @@ func (d *datapath) change(r request, name string, f **flow) syscall.Errno {
 		d.order = slices.DeleteFunc(d.order, func(n string) bool { return n == name })
 	}
 	return 0
+}
+
+// unlikeItself reports whether kernels, when the flow is put again, take it for another with the same identifier: they do if the
+// mask leaves the EtherType out.
+func (f *flow) unlikeItself() bool {
+	if f.ufid == nil || f.mask == nil {
+		return false
+	}
+	const etherType = 6
+	for it := nla.Iterate(f.mask); it.Next(); {
+		if d := it.Data(); it.Type() == etherType && len(d) == 2 && d[0]|d[1] != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *flow) append(m *nla.Encoder) {
