@@ -23,6 +23,7 @@ type TunnelDevice struct {
 const (
 	rtmNewLink  = 16
 	rtmDelLink  = 17
+	rtmGetLink  = 18
 	flagExcl    = 0x200
 	iffUp       = 1
 	iflaName    = 3
@@ -47,10 +48,9 @@ func (c *Conn) CreateTunnelDevice(ctx context.Context, d TunnelDevice) error {
 	if err := checkName(d.Name); err != nil {
 		return err
 	}
+	head := deviceBody(d.Name, iffUp)
 	return c.link(ctx, "create tunnel device "+d.Name, rtmNewLink, flagCreate|flagExcl, func(e *nla.Encoder) {
-		e.B = binary.NativeEndian.AppendUint32(e.B, iffUp)
-		e.B = binary.NativeEndian.AppendUint32(e.B, iffUp)
-		e.String(iflaName, d.Name)
+		head(e)
 		d.appendTo(e)
 	})
 }
@@ -60,20 +60,50 @@ func (c *Conn) DeleteDevice(ctx context.Context, name string) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	return c.link(ctx, "delete device "+name, rtmDelLink, 0, func(e *nla.Encoder) {
-		e.B = append(e.B, make([]byte, 8)...)
-		e.String(iflaName, name)
+	return c.link(ctx, "delete device "+name, rtmDelLink, 0, deviceBody(name, 0))
+}
+
+// RaiseDevice sets a device up that is down, and reports whether it was. Frames for a tunnel device that is down are lost.
+func (c *Conn) RaiseDevice(ctx context.Context, name string) (raised bool, err error) {
+	if err := checkName(name); err != nil {
+		return false, err
+	}
+	up := false
+	err = c.askLink(ctx, "look at device "+name, rtmGetLink, 0, deviceBody(name, 0), func(m message) error {
+		_, _, rest, err := m.ovs() // as long as the headers of this family
+		if err == nil && len(rest) >= 4 {
+			up = he32(rest)&iffUp != 0
+		}
+		return err
 	})
+	if err != nil || up {
+		return false, err
+	}
+	err = c.link(ctx, "set device "+name+" up", rtmNewLink, 0, deviceBody(name, iffUp))
+	return err == nil, err
+}
+
+// deviceBody appends flags to set, and the name of a device.
+func deviceBody(name string, flags uint32) func(e *nla.Encoder) {
+	return func(e *nla.Encoder) {
+		e.B = binary.NativeEndian.AppendUint32(e.B, flags)
+		e.B = binary.NativeEndian.AppendUint32(e.B, flags)
+		e.String(iflaName, name)
+	}
 }
 
 // link sends a request about a device, by a socket of its own.
 func (c *Conn) link(ctx context.Context, op string, typ, flags uint16, body func(e *nla.Encoder)) error {
+	return c.askLink(ctx, op, typ, flags, body, nil)
+}
+
+func (c *Conn) askLink(ctx context.Context, op string, typ, flags uint16, body func(e *nla.Encoder), visit func(message) error) error {
 	sock, err := c.dial(SocketOptions{Protocol: ProtocolRoute, ReceiveBuffer: 1 << 16})
 	if err != nil {
 		return opError(op, err)
 	}
 	route := newConn(c.cfg, sock)
-	err = route.do(ctx, op, request{family: family{id: typ}, flags: flags, body: body}, nil)
+	err = route.do(ctx, op, request{family: family{id: typ}, flags: flags, body: body}, visit)
 	return errors.Join(err, route.Close())
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink"
 
 	"github.com/overweave/overweave/odp"
 )
@@ -174,7 +175,21 @@ func TestIntegrationTunnelDevices(t *testing.T) {
 		v, err = c.VportByNumber(t.Context(), dp.Index, v.Number)
 		require.NoError(t, err)
 		require.EqualValues(t, 1, v.Stats.TxPackets, d.Name)
+		raised, err := c.RaiseDevice(t.Context(), d.Name)
+		require.NoError(t, err)
+		require.False(t, raised, "it is up")
+		link, err := netlink.LinkByName(d.Name)
+		require.NoError(t, err)
+		require.NoError(t, netlink.LinkSetDown(link))
+		raised, err = c.RaiseDevice(t.Context(), d.Name)
+		require.NoError(t, err)
+		require.True(t, raised)
+		raised, err = c.RaiseDevice(t.Context(), d.Name)
+		require.NoError(t, err)
+		require.False(t, raised)
 		require.NoError(t, c.DeleteDevice(t.Context(), d.Name))
+		_, err = c.RaiseDevice(t.Context(), d.Name)
+		require.ErrorIs(t, err, os.ErrNotExist)
 		require.ErrorIs(t, c.DeleteDevice(t.Context(), d.Name), os.ErrNotExist)
 	}
 }
