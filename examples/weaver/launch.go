@@ -96,7 +96,7 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 
 	s.StringVar(&f.ipallocRange, "ipalloc-range", "10.32.0.0/12", "range to give addresses from, the same on all peers; blank: none are given")
 	s.StringVar(&f.ipallocSubnet, "ipalloc-default-subnet", "", "subnet for containers that ask for none (default: the range)")
-	s.DurationVar(&f.ipallocReclaim, "ipalloc-reclaim-after", 0, "take over the space of peers out of reach for so long; 0: the default; -1s: never")
+	s.DurationVar(&f.ipallocReclaim, "ipalloc-reclaim-after", 0, "take over the space of peers out of reach for so long, at least 1m, longer than any partition, the same on all peers; 0: a day; -1s: never")
 	s.StringVar(&f.ipallocInit, "ipalloc-init", "", "how the first division is agreed: consensus[=COUNT], seed=PEER,... or observer")
 
 	s.BoolVar(&f.noDNS, "no-dns", false, "do not serve names")

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -25,6 +26,7 @@ var (
 	descUnreachPct   = describe("weave_ipam_unreachable_percentage", "Percentage of IP addresses owned  by unreachable peers.")
 	descAllocates    = describe("weave_ipam_pending_allocates", "Number of pending allocates.")
 	descClaims       = describe("weave_ipam_pending_claims", "Number of pending claims.")
+	descTroubles     = describe("weaver_ipam_troubles", "What an operator should know of the address allocator, by kind; 0 is good.", "kind")
 	descFrameDrops   = describe("weaver_frame_drops_total", "Frames that the switch sent nowhere.", "reason")
 	descFlows        = describe("weaver_datapath_flows", "Flows in the kernel's datapath, by what they are for.", "kind")
 	descDatapath     = describe("weaver_datapath_events_total", "What happened to the kernel's datapath.", "event")
@@ -128,6 +130,9 @@ func collectIPAM(out chan<- prometheus.Metric, s *ipam.Status) {
 	gauge(out, descUnreachPct, 100*float64(ips)/float64(s.RangeNumIPs))
 	gauge(out, descAllocates, float64(len(s.PendingAllocates)))
 	gauge(out, descClaims, float64(len(s.PendingClaims)))
+	for kind, n := range troubles(s) {
+		gauge(out, descTroubles, float64(n), strings.ReplaceAll(kind, " ", "_"))
+	}
 }
 
 func gauge(out chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {

@@ -27,7 +27,7 @@ func summary(r api.Report) string {
 	blocks := []string{field("Version", r.Version), routerSummary(r)}
 	if r.IPAM != nil {
 		blocks = append(blocks, field("Service", "ipam")+field("Status", r.IPAM.State)+
-			field("Range", r.IPAM.Range)+field("DefaultSubnet", r.IPAM.DefaultSubnet))
+			field("Range", r.IPAM.Range)+field("DefaultSubnet", r.IPAM.DefaultSubnet)+ipamTroubles(r.IPAM))
 	}
 	if r.DNS != nil {
 		live := 0
@@ -303,6 +303,34 @@ func ipamText(r api.Report) string {
 		fmt.Fprintf(&b, "%-37s %8d IPs (%04.1f%% of total) %s\n", named(p.Peer, p.Nickname), p.IPs, share, note)
 	}
 	return b.String()
+}
+
+// troubles are what an operator should know of an allocator, by name; zero if there is none of it.
+func troubles(s *ipam.Status) map[string]int {
+	return map[string]int{
+		"cut off": btoi(s.CutOff), "fenced": btoi(s.Fenced), "suspect": btoi(s.Suspect), "twin": btoi(s.Twin),
+		"store error": btoi(s.StoreError != ""), "lost": len(s.Lost), "disputes": len(s.Disputes), "faults": len(s.Faults),
+		"strays": len(s.Strays), "reclaiming": len(s.Reclaiming),
+	}
+}
+
+// ipamTroubles is a line if there are troubles, with the addresses that containers must not use any more.
+func ipamTroubles(s *ipam.Status) string {
+	var list []string
+	for what, n := range troubles(s) {
+		if n > 0 {
+			list = append(list, fmt.Sprintf("%s (%d)", what, n))
+		}
+	}
+	if len(list) == 0 {
+		return ""
+	}
+	slices.Sort(list)
+	text := field("Trouble", strings.Join(list, ", "))
+	for _, h := range s.Lost {
+		text += field("Lost", fmt.Sprintf("%v of %s: restart it", h.Addr, h.Owner))
+	}
+	return text
 }
 
 func btoi(b bool) int {
