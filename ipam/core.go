@@ -285,6 +285,11 @@ func (c *core) saved() savedState {
 	} else if c.elector != nil {
 		s.voter, s.claims = c.elector.Self(), c.elector.Claims()
 	}
+	for _, w := range c.waiting.claims {
+		if w.doubt && !w.answered {
+			s.doubts = append(s.doubts, w.addr.Addr())
+		}
+	}
 	return s
 }
 

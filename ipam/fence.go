@@ -77,7 +77,7 @@ func (c *core) confirmed(s state, now time.Time) {
 	}
 }
 
-// doubt claims again what we had given out before a long absence.
+// doubt claims again what we had given out before a long absence. A restart does not end the doubt: it is stored.
 func (c *core) doubt(h Holding) {
 	w := newWaiter(h.Owner)
 	w.addr, w.adopted, w.doubt = h.Addr, true, true
@@ -120,6 +120,7 @@ func (c *core) dropDoubt(owner string, keep func(addr.Addr) bool) (n int) {
 // loseDoubt gives up an address that was given out again while we were away.
 func (c *core) loseDoubt(w *waiter) {
 	c.touch(w.addr.Addr())
+	c.dirty.state = true
 	if len(c.watch.lost) < maxLost {
 		c.watch.lost = append(c.watch.lost, Holding{w.owner, w.addr})
 	}

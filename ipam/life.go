@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
@@ -75,7 +76,8 @@ func (c *core) load(saved Saved, now time.Time) error {
 		if _, twice := c.book.owner(h.Addr.Addr()); twice {
 			return fmt.Errorf("ipam: %w: address %v twice", ErrCorrupt, h.Addr)
 		}
-		if c.watch.fenced && c.universe.Contains(addr.FromNetip(h.Addr.Addr())) {
+		inside := c.universe.Contains(addr.FromNetip(h.Addr.Addr()))
+		if inside && (c.watch.fenced || slices.Contains(s.doubts, h.Addr.Addr())) {
 			c.doubt(h)
 			continue
 		}

@@ -163,6 +163,7 @@ func (c *core) tryClaim(w *waiter) {
 		owner = ip.String()
 	}
 	c.record(owner, w.addr)
+	c.dirty.state = c.dirty.state || w.doubt // which doubts there are is stored
 	w.answer(w.addr, nil)
 }
 

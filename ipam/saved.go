@@ -22,6 +22,7 @@ type wireSaved struct {
 	Reclaim  map[uint64]uint64
 	Round    uint64
 	Locks    []wireLock
+	Doubts   []string
 }
 
 // savedState is what the store keeps apart from holdings.
@@ -35,6 +36,7 @@ type savedState struct {
 	delays   map[peer.Name]time.Duration
 	round    uint64
 	locks    map[peer.Name]proposal
+	doubts   []netip.Addr // holdings that are in doubt, see fence.go
 }
 
 func encodeSaved(s savedState) []byte {
@@ -55,6 +57,9 @@ func encodeSaved(s savedState) []byte {
 		w.Contact = s.contact.Unix()
 	}
 	w.Reclaim, w.Round, w.Locks = toWireDelays(s.delays), s.round, toWireLocks(s.locks)
+	for _, a := range s.doubts {
+		w.Doubts = append(w.Doubts, a.String())
+	}
 	return encode(w)
 }
 
@@ -87,6 +92,13 @@ func decodeSaved(b []byte) (savedState, error) {
 	s.delays, s.round = fromWireDelays(w.Reclaim), w.Round
 	if s.locks, err = fromWireLocks(w.Locks); err != nil {
 		return savedState{}, fmt.Errorf("%w: locks: %w", ErrCorrupt, err)
+	}
+	for _, text := range w.Doubts {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return savedState{}, fmt.Errorf("%w: doubts: %w", ErrCorrupt, err)
+		}
+		s.doubts = append(s.doubts, a)
 	}
 	if len(w.Paxos) > 0 {
 		if s.claims, err = fromWireClaims(w.Paxos); err != nil {

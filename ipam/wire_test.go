@@ -191,7 +191,7 @@ func TestSavedRoundTrip(t *testing.T) {
 	for _, s := range []savedState{
 		{peer: 1, universe: universe, ring: ring.Divide(addr.FromPrefix(universe), []peer.Name{1, 2})},
 		{peer: 1, universe: universe, voter: voter, claims: paxos.Claims{voter: {Promise: paxos.ID{Round: 3, Proposer: voter}}}},
-		{peer: 1, universe: universe},
+		{peer: 1, universe: universe, doubts: []netip.Addr{netip.MustParseAddr("10.32.0.9"), netip.MustParseAddr("10.32.0.1")}},
 	} {
 		got, err := decodeSaved(encodeSaved(s))
 		require.NoError(t, err)
