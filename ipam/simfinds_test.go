@@ -22,6 +22,9 @@ func requireFound(t *testing.T, draw, without func(p plan) plan) {
 	t.Helper()
 	double := regexp.MustCompile("is held by|was promised to .* and to")
 	other := ""
+	if testing.Short() {
+		t.Skip("takes many simulations")
+	}
 	for seed := range uint64(findWithin) {
 		p := draw(plain(seed, rand.New(rand.NewPCG(seed, 3))))
 		wrong := simulate(t, without(p), new(tally))
