@@ -37,7 +37,7 @@ type bridge struct {
 	datapath string         // the name of the datapath; "" for none
 	inUse    func() bool    // whether the bridge has to stay; nil: no
 	undo     []func() error // what this run has made
-	removed  bool           // all of it is gone
+	gone     bool           // the datapath was removed, and tunnels with it
 }
 
 // openBridge makes the bridge of the wanted mode, or adopts the one that is there, and joins it.
@@ -109,7 +109,11 @@ func (b *bridge) pair(outer string, offload bool) error {
 func (b *bridge) openDatapath() error {
 	made, err := ensureDatapath(b.datapath)
 	if made {
-		b.onUndo(func() error { return removeDatapath(b.datapath) })
+		b.onUndo(func() error {
+			err := removeDatapath(b.datapath)
+			b.gone = err == nil
+			return err
+		})
 	}
 	if err != nil {
 		return err
@@ -175,7 +179,6 @@ func (b *bridge) Close() error {
 	for i := len(b.undo) - 1; i >= 0; i-- {
 		errs = append(errs, b.undo[i]())
 	}
-	b.removed = len(b.undo) > 0
 	return errors.Join(errs...)
 }
 

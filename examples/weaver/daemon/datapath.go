@@ -66,7 +66,7 @@ func (c Config) tunnelPort() uint16 { return c.Port + 1 }
 // closeBridge leaves the bridge. What encrypts tunnels goes when they are gone, else it stays in force for the next daemon.
 func (d *daemon) closeBridge() error {
 	errs := []error{d.bridge.Close()}
-	if d.protector != nil && d.bridge.removed {
+	if d.protector != nil && d.bridge.gone {
 		errs = append(errs, d.protector.Release(d.cfg.tunnelPort()))
 	}
 	if d.xfrm != nil {
