@@ -18,12 +18,7 @@ func TestIntegrationTwoHosts(t *testing.T) {
 	if !labtest.RequireOpenVSwitch(t) {
 		return
 	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	s.start(a)
-	s.start(b)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name)
+	s, a, b, _ := connectedSites(t)
 	atA, atB := s.station(a, 1), s.station(b, 1)
 	s.acquaint(atA, a, 1, atB, b, 1)
 	echo(t, atA, stationAddr(b, 1), 3, 100)
@@ -73,12 +68,7 @@ func TestIntegrationAdopt(t *testing.T) {
 	if !labtest.RequireOpenVSwitch(t) {
 		return
 	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	s.start(a)
-	s.start(b)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name)
+	s, a, b, c := connectedSites(t)
 	atA, atB := s.station(a, 1), s.station(b, 1)
 	st := labtest.NewStream(t, atA, atB, stationAddr(b, 1))
 	for range 3 {

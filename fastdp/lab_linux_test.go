@@ -96,6 +96,17 @@ func newSitesAt(t *testing.T, n int, addr func(i int) netip.Addr) *sites {
 	return s
 }
 
+// connectedSites makes two hosts, starts them, and connects them by the overlay of the old peers.
+func connectedSites(t *testing.T) (s *sites, a, b *site, c *connection) {
+	s = newSites(t, 2)
+	a, b = s.all[0], s.all[1]
+	s.start(a)
+	s.start(b)
+	c = s.w.connect(t, a.node, b.node, nil)
+	c.awaitUse(t, fastdp.Name)
+	return s, a, b, c
+}
+
 func (s *sites) newSite(i int) *site {
 	h, err := s.lab.Host(fmt.Sprintf("h%d", i))
 	require.NoError(s.t, err)

@@ -56,12 +56,7 @@ func TestIntegrationBridged(t *testing.T) {
 	if !labtest.RequireOpenVSwitch(t) {
 		return
 	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	s.start(a)
-	s.start(b)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name)
+	s, a, b, _ := connectedSites(t)
 	s.bridge(a)
 	require.NoError(t, a.node.dp.AddPort(t.Context(), "vethwe-datapath"))
 	awaitDevice(t, a.Namespace, "vethwe-datapath")
@@ -169,11 +164,7 @@ func TestIntegrationTagged(t *testing.T) {
 	if !labtest.RequireOpenVSwitch(t) {
 		return
 	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	s.start(a)
-	s.start(b)
-	s.w.connect(t, a.node, b.node, nil).awaitUse(t, fastdp.Name)
+	s, a, b, _ := connectedSites(t)
 	atA, atB := s.station(a, 1), s.station(b, 1)
 	tag(t, atA, 5, netip.MustParsePrefix("10.33.1.1/16"))
 	tag(t, atB, 5, netip.MustParsePrefix("10.33.2.1/16"))
@@ -271,11 +262,7 @@ func TestIntegrationTunnelDown(t *testing.T) {
 	if !labtest.RequireOpenVSwitch(t) {
 		return
 	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	s.start(a)
-	s.start(b)
-	s.w.connect(t, a.node, b.node, nil).awaitUse(t, fastdp.Name)
+	s, a, b, _ := connectedSites(t)
 	atA := s.station(a, 1)
 	s.station(b, 1)
 	echo(t, atA, stationAddr(b, 1), 3, 100)
@@ -293,6 +280,7 @@ func TestIntegrationTunnelDown(t *testing.T) {
 		l, err := tunnel()
 		return err == nil && l.Attrs().Flags&net.FlagUp != 0
 	}, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return a.node.dp.Status().Counts["repairs"] > 0 }, patience, time.Millisecond, "it is counted once the kernel has said so")
 	require.EqualValues(t, 1, a.node.dp.Status().Counts["repairs"])
 	echo(t, atA, stationAddr(b, 1), 3, 100)
 }

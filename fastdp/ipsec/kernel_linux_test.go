@@ -65,9 +65,7 @@ func TestKernelNothingInTheClear(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, long)
-	a.start()
-	b.start()
+	a, b := startMachines(t, long)
 	seen := startCapture(t, a)
 	x := startTraffic(t, a, b)
 	x.silent(seen)
@@ -112,9 +110,7 @@ func TestKernelReset(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, long)
-	a.start()
-	b.start()
+	a, b := startMachines(t, long)
 	connect(t, a.host, b.host, link{key: 1}).waitReady()
 	there := startStream(t, a, b)
 	there.flows(5)
@@ -144,9 +140,7 @@ func TestKernelReaddress(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, short)
-	a.start()
-	b.start()
+	a, b := startMachines(t, short)
 	seen := startCapture(t, a)
 	c := connect(t, a.host, b.host, link{key: 1})
 	c.waitReady()
@@ -189,9 +183,7 @@ func TestKernelFlapping(t *testing.T) {
 	}
 	cfg := short
 	cfg.Hold = 5 * time.Second // longer than a connection takes on a busy machine
-	a, b := twoMachines(t, cfg)
-	a.start()
-	b.start()
+	a, b := startMachines(t, cfg)
 	seen := startCapture(t, a)
 	c := connect(t, a.host, b.host, link{key: 1})
 	c.waitReady()
@@ -219,9 +211,7 @@ func TestKernelRekeyUnderLoad(t *testing.T) {
 	}
 	cfg := short
 	cfg.RekeyPackets = 50
-	a, b := twoMachines(t, cfg)
-	a.start()
-	b.start()
+	a, b := startMachines(t, cfg)
 	seen := startCapture(t, a)
 	c := connect(t, a.host, b.host, link{key: 1, rekeys: true})
 	c.waitReady()
@@ -237,9 +227,7 @@ func TestKernelWrongKey(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, short)
-	a.start()
-	b.start()
+	a, b := startMachines(t, short)
 	seen := startCapture(t, a)
 	connect(t, a.host, b.host, link{key: 1, other: 2}).waitReady()
 	there := startStream(t, a, b)
@@ -256,9 +244,7 @@ func TestKernelPackets(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, short)
-	a.start()
-	b.start()
+	a, b := startMachines(t, short)
 	seen := startCapture(t, a)
 	c := connect(t, a.host, b.host, link{key: 1})
 	c.waitReady()
@@ -301,9 +287,7 @@ func TestKernelRewrittenSource(t *testing.T) {
 	if !labtest.RequireKernel(t, lab.ESP) {
 		return
 	}
-	a, b := twoMachines(t, short)
-	a.start()
-	b.start()
+	a, b := startMachines(t, short)
 	connect(t, a.host, b.host, link{key: 1}).waitReady()
 	there := startStream(t, a, b)
 	there.flows(5)
@@ -363,9 +347,7 @@ func TestKernelFlushedByOthers(t *testing.T) {
 	}
 	cfg := short
 	cfg.Sweep = time.Hour // the events are what counts
-	a, b := twoMachines(t, cfg)
-	a.start()
-	b.start()
+	a, b := startMachines(t, cfg)
 	c := connect(t, a.host, b.host, link{key: 1, rekeys: true})
 	c.waitReady()
 	there := startStream(t, a, b)

@@ -67,6 +67,14 @@ func twoMachines(t *testing.T, cfg ipsec.Config) (a, b *machine) {
 	return a, b
 }
 
+// startMachines makes two machines and starts protection.
+func startMachines(t *testing.T, cfg ipsec.Config) (a, b *machine) {
+	a, b = twoMachines(t, cfg)
+	a.start()
+	b.start()
+	return a, b
+}
+
 // joinedMachines makes two hosts with an underlay between them.
 func joinedMachines(t *testing.T, cfg ipsec.Config, atA, atB netip.Addr) (a, b *machine) {
 	l := labtest.New(t)

@@ -51,15 +51,8 @@ func runFastDP(ctx context.Context, args []string, out io.Writer) error {
 	} else {
 		modes = chosen
 	}
-	code, done, err := lab.ReexecOnKernel(lab.OpenVSwitch, lab.ESP)
-	if err != nil {
+	if done, err := elsewhere(lab.OpenVSwitch, lab.ESP); done || err != nil {
 		return err
-	}
-	if done {
-		if code != 0 {
-			return fmt.Errorf("in the guest kernel: exit code %d", code)
-		}
-		return nil
 	}
 	res, err := o.run(ctx, modes) // what there is of it if there is an error
 	if o.json {

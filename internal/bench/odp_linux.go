@@ -48,15 +48,8 @@ func runODP(ctx context.Context, args []string, out io.Writer) error {
 	if *serve {
 		return serveMisses(ctx, *profile, out)
 	}
-	code, done, err := lab.ReexecOnKernel(lab.OpenVSwitch)
-	if err != nil {
+	if done, err := elsewhere(lab.OpenVSwitch); done || err != nil {
 		return err
-	}
-	if done {
-		if code != 0 {
-			return fmt.Errorf("in the guest kernel: exit code %d", code)
-		}
-		return nil
 	}
 	r := odpResult{Flows: *flows, Misses: *misses}
 	if err := r.measureFlows(ctx); err != nil {
@@ -225,4 +218,13 @@ func (l *limited) Write(p []byte) (int, error) {
 		l.b = append(l.b, p...)
 	}
 	return len(p), nil
+}
+
+// elsewhere runs this measurement in a guest kernel if the running one lacks a feature, and reports whether it did.
+func elsewhere(needs ...lab.Feature) (done bool, err error) {
+	code, done, err := lab.ReexecOnKernel(needs...)
+	if err == nil && done && code != 0 {
+		err = fmt.Errorf("in the guest kernel: exit code %d", code)
+	}
+	return done, err
 }
