@@ -88,6 +88,10 @@ func (o fastdpOptions) run(ctx context.Context, modes []fastdpMode) (*fastdpResu
 	return res, errors.Join(errs...)
 }
 
+// pingTurns is the number of turns in which the pings of a round are taken. How fast a machine wakes up changes from second to
+// second by more than what is compared.
+const pingTurns = 10
+
 // throughput takes the figures of all modes, which stand side by side, in turns.
 func (o fastdpOptions) throughput(ctx context.Context, modes []fastdpMode, res *fastdpResult) (err error) {
 	figures := sleeveFigures()[:2] // ping, stream
@@ -107,23 +111,38 @@ func (o fastdpOptions) throughput(ctx context.Context, modes []fastdpMode, res *
 		pairs = append(pairs, p)
 		res.Modes = append(res.Modes, newFastDPMode(m, p.mtu, figures))
 	}
-	window := sleeveOptions{seconds: o.seconds}.window()
 	for round := range o.rounds {
 		for f, fig := range figures {
-			for i := range pairs {
-				i = (i + round) % len(pairs)
-				value, err := fig.measure(ctx, pairs[i], window)
-				for tries := 1; err != nil && ctx.Err() == nil && tries < figureTries; tries++ { // a machine that is busy
-					value, err = fig.measure(ctx, pairs[i], window)
-				}
-				if err != nil {
+			turns := 1
+			if fig.name == "ping" {
+				turns = pingTurns
+			}
+			for turn := range turns {
+				if err := o.takeTurn(ctx, pairs, res, f, fig, round*turns+turn, turns); err != nil {
 					res.Modes = nil // half a comparison is none
-					return fmt.Errorf("%s, %s: %w", modes[i].name, fig.name, err)
+					return err
 				}
-				res.Modes[i].Figures[f].Rounds = append(res.Modes[i].Figures[f].Rounds, value)
 			}
 		}
 	}
 	res.summarize()
+	return nil
+}
+
+// takeTurn measures figure f of each mode, one after another, for a part of the time of a round.
+func (o fastdpOptions) takeTurn(ctx context.Context, pairs []*pair, res *fastdpResult, f int, fig figure, turn, parts int) error {
+	window := sleeveOptions{seconds: o.seconds / float64(parts)}.window()
+	for i := range pairs {
+		i = (i + turn) % len(pairs)
+		value, err := fig.measure(ctx, pairs[i], window)
+		for tries := 1; err != nil && ctx.Err() == nil && tries < figureTries; tries++ { // a machine that is busy
+			value, err = fig.measure(ctx, pairs[i], window)
+		}
+		if err != nil {
+			return fmt.Errorf("%s, %s: %w", res.Modes[i].Mode, fig.name, err)
+		}
+		item := res.Modes[i].Figures[f]
+		item.Rounds = append(item.Rounds, value)
+	}
 	return nil
 }

@@ -30,7 +30,7 @@ type fastdpItem struct {
 	Name   string    `json:"figure"`
 	Unit   string    `json:"unit"`
 	Median float64   `json:"median"`
-	Rounds []float64 `json:"rounds"` // in the order they were taken
+	Rounds []float64 `json:"rounds"` // in the order they were taken; of pings pingTurns in each round
 	// Ratio is the median of the ratios to the reference, taken round by round; 0 without one.
 	Ratio float64 `json:"ratio,omitempty"`
 	// Bar is what the ratio is to reach, or not to exceed if less is better; 0 if there is no such demand.
