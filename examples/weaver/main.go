@@ -4,6 +4,8 @@
 //	weaver launch [flags] [PEER...]   run the daemon
 //	weaver attach NETNS               give a network namespace an interface on the overlay
 //	weaver status                     what the daemon sees
+//	weaver rmpeer PEER                take over the addresses of a host that is gone for good
+//	weaver leave                      give this host's addresses to the others, before it goes for good
 //	weaver reset                      remove what an ended daemon left on this host
 //	weaver demo                       the whole thing on this machine, in namespaces
 package main
@@ -53,7 +55,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newReset(), newDemo(), newVersion())
+	root.DisableSuggestions = true // an error is one line
+	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newRemovePeer(), newLeave(), newReset(), newDemo(), newVersion())
 	return root
 }
 

@@ -58,6 +58,17 @@ func (c *Client) StatusText(ctx context.Context, part string) (string, error) {
 	return string(body), err
 }
 
+// Leave hands the host's part of the range over to the others, for good.
+func (c *Client) Leave(ctx context.Context) error {
+	return c.call(ctx, http.MethodDelete, "/peer", nil, nil)
+}
+
+// TakeOver gives the host what a peer had that is gone for good, named by nickname or name. It returns a sentence about that.
+func (c *Client) TakeOver(ctx context.Context, peer string) (string, error) {
+	body, err := c.do(ctx, http.MethodDelete, "/peer/"+url.PathEscape(peer), nil)
+	return string(body), err
+}
+
 // call sends in as JSON, if it is not nil, and reads JSON into out, if that is not nil.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	var body []byte

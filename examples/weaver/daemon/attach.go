@@ -45,6 +45,30 @@ func newAttacher(d *daemon) (*attacher, error) {
 	return a, err
 }
 
+// inUse lists the addresses that containers of an earlier run have, and those of the host, so that nobody else is given them
+// should the allocator's file be lost.
+func (d *daemon) inUse() (list []ipam.Holding, err error) {
+	known, err := d.state.attachments()
+	if err != nil {
+		return nil, err
+	}
+	for _, att := range known {
+		for _, addr := range att.Addresses {
+			list = append(list, ipam.Holding{Owner: att.ID, Addr: addr})
+		}
+	}
+	if !d.cfg.Expose {
+		return list, nil
+	}
+	own, err := device.Addresses(d.cfg.Bridge)
+	for _, addr := range own {
+		if d.cfg.Range.Contains(addr.Addr()) {
+			list = append(list, ipam.Holding{Owner: exposeOwner, Addr: addr})
+		}
+	}
+	return list, err
+}
+
 // Run registers the names of what was attached before, since names live in memory, and gives the host its address. It
 // returns when ctx ends.
 func (a *attacher) Run(ctx context.Context) error {
@@ -82,6 +106,19 @@ func (a *attacher) expose(ctx context.Context) error {
 	a.mu.Unlock()
 	a.d.log.Info("host is on the overlay", "address", addr)
 	return nil
+}
+
+// hide takes the host's addresses away.
+func (a *attacher) hide() error {
+	a.mu.Lock()
+	addrs := a.host
+	a.host = nil
+	a.mu.Unlock()
+	var errs []error
+	for _, addr := range addrs {
+		errs = append(errs, device.RemoveAddress(a.d.cfg.Bridge, addr))
+	}
+	return errors.Join(errs...)
 }
 
 func (a *attacher) exposed() []netip.Prefix {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 
 	"github.com/overweave/overweave/examples/weaver/api"
 	"github.com/overweave/overweave/internal/device"
@@ -24,6 +25,9 @@ const (
 	dpOuterName  = "vethwe-datapath"
 	datapathName = "datapath" // in ModeBridged
 )
+
+// maxQueues bounds the queues of the TAP, and with them the readers, each of which has buffers for super-frames.
+const maxQueues = 8
 
 // bridge is the host's bridge and the port by which the switch takes part in it.
 type bridge struct {
@@ -121,7 +125,7 @@ func (b *bridge) openDatapath() error {
 	if err := device.SetUp(b.datapath, b.mtu); err != nil {
 		return err
 	}
-	tap, err := port.OpenTAP(port.TAPConfig{Name: tapName, MTU: b.mtu})
+	tap, err := b.openTAP()
 	if err != nil {
 		return err
 	}
@@ -144,7 +148,7 @@ func (b *bridge) join(noTAP bool) error {
 }
 
 func (b *bridge) joinTAP() error {
-	tap, err := port.OpenTAP(port.TAPConfig{Name: tapName, MTU: b.mtu})
+	tap, err := b.openTAP()
 	if err != nil {
 		return err
 	}
@@ -153,6 +157,11 @@ func (b *bridge) joinTAP() error {
 	}
 	b.port, b.kind = tap, "tap"
 	return nil
+}
+
+// openTAP opens a TAP device with a queue for each processor, so that what containers send is sealed by all of them.
+func (b *bridge) openTAP() (*port.TAP, error) {
+	return port.OpenTAP(port.TAPConfig{Name: tapName, MTU: b.mtu, Queues: min(runtime.GOMAXPROCS(0), maxQueues)})
 }
 
 func (b *bridge) joinPacket() error {

@@ -204,9 +204,12 @@ func (d *daemon) buildIPAM() error {
 		store = s
 	}
 	liveTargets := func() int { _, live := d.router.Targets(); return live }
-	var err error
+	inUse, err := d.inUse()
+	if err != nil {
+		return err
+	}
 	d.ipam, err = ipam.New(ipam.Config{
-		Bus: d.router, Universe: d.cfg.Range, DefaultSubnet: d.cfg.DefaultSubnet,
+		Bus: d.router, Universe: d.cfg.Range, DefaultSubnet: d.cfg.DefaultSubnet, Adopt: inUse,
 		Birth: d.cfg.Birth, ReclaimAfter: d.cfg.ReclaimAfter, Targets: liveTargets, Store: store, Log: d.log,
 	})
 	return err

@@ -60,6 +60,8 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("GET /status/{part}", d.statusPart)
 	mux.HandleFunc("POST /connect", d.connect)
 	mux.HandleFunc("POST /forget", d.forget)
+	mux.HandleFunc("DELETE /peer", d.leave)
+	mux.HandleFunc("DELETE /peer/{peer}", d.takeOver)
 	return mux
 }
 

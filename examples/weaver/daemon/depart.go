@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// leave hands this host's part of the range over to the others, for good: sections 1.8 of the ipam and 4 of the http-api
+// specification. No address is given out here afterwards.
+func (d *daemon) leave(w http.ResponseWriter, r *http.Request) {
+	if d.ipam != nil {
+		if err := errors.Join(d.attach.hide(), d.ipam.Release(r.Context())); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		d.log.Info("the addresses of this host are the others' now")
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// takeOver gives this host what a peer had that is gone for good.
+func (d *daemon) takeOver(w http.ResponseWriter, r *http.Request) {
+	if d.ipam == nil {
+		return
+	}
+	text := r.PathValue("peer")
+	gone, known, err := d.ipam.Find(text)
+	var n uint64
+	if err == nil && known {
+		n, err = d.ipam.TakeOver(r.Context(), gone)
+	}
+	switch {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case !known:
+		http.Error(w, fmt.Sprintf("no peer %s has or had addresses: `weaver status ipam` shows who has", text), http.StatusNotFound)
+	default:
+		d.log.Info("taken over", "peer", gone, "addresses", n)
+		_, _ = io.WriteString(w, fmt.Sprintf("%d IPs taken over from %s\n", n, text))
+	}
+}
