@@ -38,7 +38,7 @@ type Config struct {
 	// Forwarder decides where frames go; it is that of the [overlay.Switch] which has the overlays. Required.
 	Forwarder *overlay.Forwarder
 	// Name is the name of the datapath and of its device. "" means "datapath". It is made if there is none, and adopted with its
-	// flows and ports if there is.
+	// flows and ports if there is. Self-tests of offloads set the device up.
 	Name string
 	// Port is the UDP port at which tunnels of connections that others dialled end: that of the mesh plus one. 0 means
 	// DefaultPort.

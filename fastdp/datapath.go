@@ -33,6 +33,7 @@ type Datapath struct {
 	log     *slog.Logger
 	changes *changes
 	touched chan struct{} // ports may have changed
+	devices devices
 
 	table   table
 	index   index
@@ -40,6 +41,8 @@ type Datapath struct {
 	stats   counters
 	spread  limiter   // of frames that user space sends on
 	batches sync.Pool // of *odp.Batch, for links
+	safe    safeTunnels
+	testMu  sync.Mutex // held while a frame of a self-test is sent
 
 	// atomic
 	gen     atomic.Uint64 // counts what makes decisions void
@@ -49,9 +52,9 @@ type Datapath struct {
 	trouble atomic.Pointer[string] // why nothing works now
 	resync  atomic.Bool            // the next sweep compares everything
 
-	portsMu sync.Mutex // serializes changes of ports in the kernel
-	wantMu  sync.Mutex // guards what follows
-	devices map[string]bool
+	portsMu sync.Mutex      // serializes changes of ports in the kernel
+	wantMu  sync.Mutex      // guards what follows
+	wanted  map[string]bool // devices
 	udp     map[uint16]bool
 	seconds map[uint64]bool // connections with a link of fastdp2
 }
@@ -71,8 +74,8 @@ func New(c Config) (*Datapath, error) {
 		return nil, fmt.Errorf("fastdp: %w", err)
 	}
 	d := &Datapath{
-		cfg: c, log: c.Log, changes: newChanges(), touched: make(chan struct{}, 1),
-		devices: map[string]bool{}, udp: map[uint16]bool{c.Port: true}, seconds: map[uint64]bool{},
+		cfg: c, log: c.Log, changes: newChanges(), touched: make(chan struct{}, 1), devices: kernelDevices{c.ODP.NetNS},
+		wanted: map[string]bool{}, udp: map[uint16]bool{c.Port: true}, seconds: map[uint64]bool{},
 	}
 	d.table.fwd = c.Forwarder
 	d.table.ports.Store(newPortMap(nil))

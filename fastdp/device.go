@@ -6,8 +6,9 @@ import (
 	"os"
 )
 
-// raiseTunnels sets tunnel devices up that others have set down: frames for them would be lost without a word.
-func (s *session) raiseTunnels(ctx context.Context) (err error) {
+// tendTunnels sets tunnel devices up that others have set down, since frames for them would be lost without a word, and keeps
+// their offloads off where they have to be.
+func (s *session) tendTunnels(ctx context.Context) (err error) {
 	ports := s.table.ports.Load()
 	for _, number := range ports.tunnels {
 		p := ports.byNumber[number]
@@ -21,6 +22,9 @@ func (s *session) raiseTunnels(ctx context.Context) (err error) {
 		if raised {
 			s.stats.repairs.Add(1)
 			s.log.Warn("fastdp: a tunnel device is set up again, somebody set it down", "device", p.name)
+		}
+		if errUp == nil {
+			s.keepSafe(p.udp)
 		}
 	}
 	return err

@@ -23,7 +23,20 @@ type vectors2 struct {
 		Size   uint16
 		Head   string `json:"first_40"`
 	}
-	Ignored []struct{ Name, Frame string }
+	Ignored  []struct{ Name, Frame string }
+	SelfTest struct {
+		UID        string `json:"conn_uid"`
+		MTU        int
+		Number     uint32
+		Sent       int64 `json:"sent_ns"`
+		Segment    int
+		Unfinished string
+		Segments   []struct {
+			Head  string `json:"first_96"`
+			Right string `json:"verdict_right"`
+			Wrong string `json:"verdict_wrong"`
+		}
+	} `json:"self_test"`
 }
 
 func readVectors2(t testing.TB) (v vectors2) {
@@ -33,6 +46,7 @@ func readVectors2(t testing.TB) (v vectors2) {
 	require.NoError(t, json.Unmarshal(b, &v))
 	require.NotEmpty(t, v.Frames)
 	require.NotEmpty(t, v.Ignored)
+	require.Len(t, v.SelfTest.Segments, testParts)
 	return v
 }
 

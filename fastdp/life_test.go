@@ -22,6 +22,8 @@ type wire struct {
 	queue  []flight
 	lose   func(from, length int) bool
 	delay  time.Duration
+	nic    func(frame []byte, segment int) [][]byte // what the interfaces make of an unfinished frame
+	judged [2][]error
 }
 
 type flight struct {
@@ -32,7 +34,7 @@ type flight struct {
 }
 
 func newWire(t *testing.T, a, b life) *wire {
-	w := &wire{t: t, now: epoch, lives: [2]life{a, b}, delay: time.Millisecond, lose: func(int, int) bool { return false }}
+	w := &wire{t: t, now: epoch, lives: [2]life{a, b}, delay: time.Millisecond, lose: func(int, int) bool { return false }, nic: finish}
 	a.ready(epoch)
 	b.ready(epoch)
 	return w
@@ -80,11 +82,21 @@ func (w *wire) collect() {
 				w.queue = append(w.queue, flight{w.now.Add(w.delay), 1 - i, a, true})
 			case doSend:
 				w.sent[i]++
-				if !w.lose(i, len(a.frame)) {
-					w.queue = append(w.queue, flight{w.now.Add(w.delay), 1 - i, a, false})
+				w.carry(i, a.frame)
+			case doTest:
+				for _, frame := range w.nic(a.frame, a.segment) {
+					w.carry(i, frame)
 				}
+			case doJudge:
+				w.judged[i] = append(w.judged[i], a.err)
 			}
 		}
+	}
+}
+
+func (w *wire) carry(from int, frame []byte) {
+	if !w.lose(from, len(frame)) {
+		w.queue = append(w.queue, flight{w.now.Add(w.delay), 1 - from, action{frame: frame}, false})
 	}
 }
 
@@ -185,7 +197,7 @@ func TestLivesTakeNoNonsense(t *testing.T) {
 		l.common().take(nil)
 		for _, frame := range [][]byte{
 			nil, make([]byte, 13), make([]byte, 60), appendHeartbeat(nil, 8, 1390), appendHeartbeat(nil, 7, 1390)[:1389],
-			append([]byte{1}, appendHeartbeat(nil, 7, 1390)[1:]...), probe{uid: 7, kind: 3}.appendTo(nil, 64),
+			append([]byte{1}, appendHeartbeat(nil, 7, 1390)[1:]...), probe{uid: 7, kind: 5}.appendTo(nil, 64),
 			probe{uid: 7, kind: kindAnswer, number: 1000, size: 1390}.appendTo(nil, 64),
 			probe{uid: 7, kind: kindAnswer, number: 1, sent: time.Hour, size: 1390}.appendTo(nil, 64),
 		} {

@@ -41,6 +41,7 @@ type link struct {
 	secrets chan []byte   // control messages for the protection
 	running sync.WaitGroup
 	unsent  []byte // the running goroutine's: a frame of the life that could not be sent yet
+	retried bool   // the running goroutine's: the tunnel was tested again since its offloads are off
 
 	mu         sync.Mutex // guards what follows; nothing is called out with it held
 	life       life
@@ -228,6 +229,10 @@ func (l *link) do(a action) {
 		}
 	case doReport:
 		l.params.Report(a.event)
+	case doTest:
+		l.sendTest(a)
+	case doJudge:
+		l.judge(a.err)
 	}
 }
 
@@ -328,6 +333,7 @@ func (l *link) Status() overlay.LinkStatus {
 	if s.err != nil {
 		st.Reason = s.err.Error()
 	}
+	st.Offloads = map[string]string{offloadName: l.offloads(&s.test)}
 	l.mu.Unlock()
 	if protection != nil {
 		p := protection.Status()

@@ -45,15 +45,18 @@ type lifeState struct {
 	mtu         int // largest inner IP packet that is known to pass; 0 while unknown
 	rtt         time.Duration
 	actions     []action
+	test        selfTest // of offloads, if the remote can take part
 }
 
 // action is something that the link has to do for its life.
 type action struct {
 	kind    actionKind
-	frame   []byte // doSend
+	frame   []byte // doSend, doTest
+	segment int    // doTest: length that the kernel is to cut the payload to
 	tag     byte   // doControl
 	payload []byte // doControl
 	event   overlay.Event
+	err     error // doJudge
 }
 
 type actionKind uint8
@@ -62,6 +65,8 @@ const (
 	doSend    actionKind = iota + 1 // a frame through the tunnel
 	doControl                       // a control message
 	doReport                        // an event
+	doTest                          // an unfinished frame through the tunnel, as stations send them
+	doJudge                         // the outcome of a self-test
 )
 
 func (s *lifeState) do(a action) { s.actions = append(s.actions, a) }

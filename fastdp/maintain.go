@@ -71,7 +71,7 @@ func (s *session) look(ctx context.Context) error {
 	if err := s.ensurePorts(ctx, s.kernel); err != nil {
 		return err
 	}
-	if err := s.raiseTunnels(ctx); err != nil && ctx.Err() == nil {
+	if err := s.tendTunnels(ctx); err != nil && ctx.Err() == nil {
 		s.log.Debug("fastdp: tunnel devices", "err", err)
 	}
 	return nil

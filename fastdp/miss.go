@@ -331,10 +331,11 @@ func (d *Datapath) sendForeign(decision overlay.Decision, packet []byte) {
 func (d *Datapath) heartbeat(f *frameKey, packet []byte) {
 	uid, ok := parseHeartbeat(packet)
 	if !ok {
-		return
+		p, isTest := parseTest(packet)
+		uid, ok = p.uid, isTest
 	}
 	l := d.table.links.connection(uid)
-	if l == nil || l.outer != f.outer.reversed() {
+	if !ok || l == nil || l.outer != f.outer.reversed() {
 		return
 	}
 	l.take(packet)

@@ -70,9 +70,9 @@ func (d *Datapath) want(device string, yes bool) {
 	d.wantMu.Lock()
 	defer d.wantMu.Unlock()
 	if yes {
-		d.devices[device] = true
+		d.wanted[device] = true
 	} else {
-		delete(d.devices, device)
+		delete(d.wanted, device)
 	}
 }
 
@@ -90,7 +90,7 @@ func (d *Datapath) wantTunnel(udp uint16) {
 func (d *Datapath) wantedDevices() []string {
 	d.wantMu.Lock()
 	defer d.wantMu.Unlock()
-	names := slices.Collect(maps.Keys(d.devices))
+	names := slices.Collect(maps.Keys(d.wanted))
 	if d.cfg.UserPort != "" {
 		names = append(names, d.cfg.UserPort)
 	}

@@ -31,6 +31,8 @@ type rig struct {
 	routes overlaytest.Routes
 	stop   func()
 
+	prepare func(*Datapath) // called before it runs; nil: nothing is to be done
+
 	mu      sync.Mutex
 	sockets []odp.Socket
 	onSend  func() // called before requests are sent, once
@@ -72,7 +74,10 @@ func (r *rig) start(change func(*Config)) {
 	d, err := New(c)
 	require.NoError(t, err)
 	r.Datapath = d
-	r.sw, err = overlay.NewSwitch(overlay.SwitchConfig{Self: self, Forwarder: r.fwd, Overlays: []overlay.Overlay{d.Overlay(), overlaytest.NewNetwork().Overlay(self, "sleeve")}})
+	if r.prepare != nil {
+		r.prepare(d)
+	}
+	r.sw, err = overlay.NewSwitch(overlay.SwitchConfig{Self: self, Forwarder: r.fwd, Overlays: []overlay.Overlay{d.Overlay2(), d.Overlay(), overlaytest.NewNetwork().Overlay(self, "sleeve")}})
 	require.NoError(t, err)
 	require.NoError(t, d.AddPort(t.Context(), "a"))
 	require.NoError(t, d.AddPort(t.Context(), "b"))

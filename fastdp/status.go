@@ -16,6 +16,7 @@ type counters struct {
 	lostReplies, eventsLost, overruns, portErrors atomic.Uint64
 	readerRestarts, restarts, repairs             atomic.Uint64
 	loops, tooBig, noRoom, limited                atomic.Uint64
+	tests, testsFailed, testsUnable               atomic.Uint64
 
 	lost   atomic.Uint64 // of the kernel, when it was last asked
 	kernel atomic.Pointer[odp.Datapath]
@@ -47,6 +48,9 @@ type PortStatus struct {
 	Name   string `json:"name"`
 	Role   string `json:"role"` // local, user, tunnel or none
 	UDP    uint16 `json:"udp,omitempty"`
+	// Offloads says of a tunnel whether checksums and segmentation are left to the interfaces of the host: "in use" or why not.
+	// What self-tests found is in the status of the links.
+	Offloads string `json:"offloads,omitempty"`
 }
 
 var roleNames = [...]string{"none", "local", "user", "tunnel"}
@@ -61,7 +65,11 @@ func (d *Datapath) Status() Status {
 		st.Running, st.PerCPU = true, k.perCPU
 	}
 	for _, p := range d.table.ports.Load().byNumber {
-		st.Ports = append(st.Ports, PortStatus{p.number, p.name, roleNames[p.role], p.udp})
+		port := PortStatus{Number: p.number, Name: p.name, Role: roleNames[p.role], UDP: p.udp}
+		if p.role == roleTunnel {
+			port.Offloads = d.safe.describe(p.udp)
+		}
+		st.Ports = append(st.Ports, port)
 	}
 	slices.SortFunc(st.Ports, func(a, b PortStatus) int { return cmp.Compare(a.Number, b.Number) })
 	d.index.each(func(k flowKey, _ *entry) { st.Flows[k.shape.String()]++ })
@@ -81,6 +89,7 @@ func (c *counters) all() map[string]uint64 {
 		"events_lost": &c.eventsLost, "misses_lost_bursts": &c.overruns, "port_errors": &c.portErrors,
 		"reader_restarts": &c.readerRestarts, "restarts": &c.restarts, "repairs": &c.repairs,
 		"loops": &c.loops, "too_big": &c.tooBig, "frames_limited": &c.limited,
+		"offload_tests": &c.tests, "offload_tests_failed": &c.testsFailed, "offload_tests_unable": &c.testsUnable,
 	} {
 		if v := n.Load(); v > 0 {
 			counts[name] = v

@@ -72,6 +72,7 @@ func (l *newLife) tick(now time.Time) {
 	if now.Sub(l.lastFull) >= probeTimeout {
 		l.lose(now)
 	}
+	l.tickTest(now)
 	if now.Before(l.due) {
 		return
 	}
@@ -122,27 +123,49 @@ func (l *newLife) lose(now time.Time) {
 	}
 	l.hold(reason)
 	l.err = reason
+	l.test.end()
 }
 
 func (l *newLife) next() time.Time {
 	if !l.live() {
 		return time.Time{}
 	}
-	if timeout := l.lastFull.Add(probeTimeout); !l.onHold && timeout.Before(l.due) {
-		return timeout
+	next := l.due
+	if timeout := l.lastFull.Add(probeTimeout); !l.onHold && timeout.Before(next) {
+		next = timeout
 	}
-	return l.due
+	if l.test.under && l.test.due.Before(next) {
+		next = l.test.due
+	}
+	return next
 }
 
 func (l *newLife) frame(now time.Time, frame []byte) {
 	p, ok := parseProbe(frame)
+	if !ok {
+		p, ok = parseTest(frame)
+	}
 	if !l.live() || !ok || p.uid != l.uid {
 		return
 	}
-	if p.kind == kindAnswer {
+	switch p.kind {
+	case kindAnswer:
 		l.answered(now, p)
-	} else if l.answers.allow(now) {
-		p.kind, p.size = kindAnswer, uint16(len(frame))
+	case kindVerdict:
+		l.judged(now, p)
+	case kindProbe:
+		p.kind = kindAnswer
+		l.answer(now, p, frame)
+	case kindTest:
+		p.kind, p.right = kindVerdict, isIntact(frame)
+		l.answer(now, p, frame)
+	}
+}
+
+// answer answers a frame, unless that is too often.
+func (l *newLife) answer(now time.Time, p probe, frame []byte) {
+	if l.answers.allow(now) {
+		p.size = uint16(len(frame))
 		l.do(action{kind: doSend, frame: p.appendTo(nil, probeSmall)})
 	}
 }
@@ -160,6 +183,9 @@ func (l *newLife) answered(now time.Time, p probe) {
 	}
 	gap := now.Sub(l.lastFull)
 	l.lastFull, l.mtu = now, l.full-overlay.HeaderLen
+	if !l.established {
+		l.test.begin(now)
+	}
 	l.establish()
 	if !l.onHold {
 		return
@@ -170,6 +196,7 @@ func (l *newLife) answered(now time.Time, p probe) {
 	if now.Sub(l.since) >= l.steady {
 		l.healed = now
 		l.heal()
+		l.test.begin(now)
 	}
 }
 

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Probes and answers of fastdp2, section 2 of fastdp2.md. They begin as heartbeats of fastdp do.
+// Frames of fastdp2, section 2 of fastdp2.md. They begin as heartbeats of fastdp do.
 const (
 	probeVersion   = heartbeatMin // offsets in a frame
 	probeKind      = probeVersion + 1
@@ -13,20 +13,27 @@ const (
 	probeTime      = probeNumber + 4
 	probeSize      = probeTime + 8
 	probeEnd       = probeSize + 2
-	probeSmall     = 64 // length of answers, and of probes that are to pass anywhere
+	probePart      = probeEnd
+	probeRight     = probePart + 1
+	verdictEnd     = probeRight + 1
+	probeSmall     = 64 // length of answers and verdicts, and of probes that are to pass anywhere
 	version1       = 1
 	kindProbe      = 1
 	kindAnswer     = 2
+	kindTest       = 3 // in the segments of a self-test
+	kindVerdict    = 4
 	maxProbeLength = maxFrame - 1
 )
 
-// probe is what a probe or an answer says. An answer repeats the number and the time of the probe.
+// probe is what a frame says. An answer repeats the number and the time of the probe, a verdict those of the test.
 type probe struct {
 	uid    uint64
 	kind   byte
 	number uint32
 	sent   time.Duration // by the clock of who sent the probe
 	size   uint16        // answer: length of the probe as it arrived
+	part   byte          // test, verdict: number of the segment, from 1
+	right  bool          // verdict: the segment's checksums were right
 }
 
 // appendTo appends a frame of some length, at least probeSmall.
@@ -38,11 +45,20 @@ func (p probe) appendTo(b []byte, length int) []byte {
 	binary.BigEndian.PutUint32(f[probeNumber:], p.number)
 	binary.BigEndian.PutUint64(f[probeTime:], uint64(p.sent))
 	binary.BigEndian.PutUint16(f[probeSize:], p.size)
+	if p.kind == kindTest || p.kind == kindVerdict {
+		f[probePart], f[probeRight] = p.part, bit(p.right)
+	}
 	return b
 }
 
-// parseProbe reads a frame without addresses; ok is false if it is no probe and no answer of a version that we know.
+// parseProbe reads a frame without addresses; ok is false if it is none of a version and a kind that we know.
 func parseProbe(frame []byte) (p probe, ok bool) {
+	p, ok = readProbe(frame)
+	return p, ok && p.kind != kindTest // which come in TCP segments
+}
+
+// readProbe reads a frame of any kind.
+func readProbe(frame []byte) (p probe, ok bool) {
 	if p.uid, ok = parseHeartbeat(frame); !ok || len(frame) < probeEnd || frame[probeVersion] != version1 {
 		return probe{}, false
 	}
@@ -50,5 +66,15 @@ func parseProbe(frame []byte) (p probe, ok bool) {
 	p.number = binary.BigEndian.Uint32(frame[probeNumber:])
 	p.sent = time.Duration(binary.BigEndian.Uint64(frame[probeTime:]))
 	p.size = binary.BigEndian.Uint16(frame[probeSize:])
-	return p, p.kind == kindProbe || p.kind == kindAnswer
+	switch p.kind {
+	case kindProbe, kindAnswer:
+		return p, true
+	case kindTest, kindVerdict:
+		if len(frame) < verdictEnd {
+			return probe{}, false
+		}
+		p.part, p.right = frame[probePart], frame[probeRight] == 1
+		return p, true
+	}
+	return probe{}, false
 }

@@ -170,6 +170,7 @@ func FuzzParseFrame(f *testing.F) {
 func FuzzProbe(f *testing.F) {
 	f.Add(probe{uid: 5, kind: kindProbe, number: 7, sent: 9}.appendTo(nil, 1390))
 	f.Add(probe{uid: 5, kind: kindAnswer, number: 7, sent: 9, size: 1390}.appendTo(nil, probeSmall))
+	f.Add(probe{uid: 5, kind: kindVerdict, number: 7, sent: 9, size: 1390, part: 2, right: true}.appendTo(nil, probeSmall))
 	f.Add(appendHeartbeat(nil, 5, heartbeatMin))
 	for _, c := range readVectors2(f).Ignored {
 		f.Add(unhex(f, c.Frame))

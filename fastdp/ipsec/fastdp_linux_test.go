@@ -172,6 +172,14 @@ func (c *control) awaitUse(t *testing.T, name string) {
 	}, patience, time.Millisecond, "%+v\n%+v", c.ends[0].Statuses(), c.ends[1].Statuses())
 }
 
+// offloadsWork waits until a self-test has shown that unfinished packets come through ESP as they should.
+func (s *site) offloadsWork(t *testing.T) {
+	t.Helper()
+	counts := func() map[string]uint64 { return s.dp.Status().Counts }
+	require.Eventually(t, func() bool { return counts()["offload_tests"] > 0 }, patience, time.Millisecond, "%+v", s.dp.Status())
+	require.Zero(t, counts()["offload_tests_failed"])
+}
+
 // fastdp with its flows over the protection: start, traffic, a kill, the next start, a connection that replaces another, and
 // the end, all in front of a capture.
 func TestKernelFastDP(t *testing.T) {
@@ -196,6 +204,10 @@ func TestKernelFastDP(t *testing.T) {
 			first := dial(t, a, b, 1, c.offer)
 			first.awaitUse(t, c.use)
 			x.flows()
+			if c.use == fastdp.Name2 {
+				a.offloadsWork(t)
+				b.offloadsWork(t)
+			}
 
 			a.stop() // A is killed
 			first.close()
