@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -54,18 +55,31 @@ func (c *channel) Unicast(ctx context.Context, to peer.Name, msg []byte) error {
 	v := c.router.view.Load()
 	l := v.linkTo(to)
 	if l == nil {
-		return fmt.Errorf("mesh: channel %s: %w: %s", c.name, gossip.ErrUnreachable, to)
+		return c.unreachable(to)
 	}
 	if len(msg) > gossip.MaxMessage {
 		return fmt.Errorf("mesh: channel %s: %w: %d bytes, limit %d", c.name, errTooLong, len(msg), gossip.MaxMessage)
 	}
 	enc := encodeMessage(tagUnicast, c.name, c.router.cfg.Name, to, msg)
-	if err := l.out.urgentWait(ctx, enc); err != nil {
+	if err := l.out.urgentWait(ctx, enc); errors.Is(err, errEnding) {
+		return c.unreachable(to)
+	} else if err != nil {
 		return fmt.Errorf("mesh: channel %s: unicast to %s: %w", c.name, to, err)
 	}
-	c.sent(enc)
+	c.stats.noteSent(len(enc))
 	l.kick()
 	return nil
+}
+
+// unreachable returns the error for a peer to which no link leads.
+func (c *channel) unreachable(to peer.Name) error {
+	reason := gossip.ErrUnreachable
+	select {
+	case <-c.router.stopped:
+		reason = ErrClosed
+	default:
+	}
+	return fmt.Errorf("mesh: channel %s: unicast to %s: %w", c.name, to, reason)
 }
 
 // Broadcast implements gossip.Sender.
@@ -101,14 +115,19 @@ func (c *channel) passToSome(except peer.Name, data gossip.Data) {
 }
 
 func (c *channel) queue(l *link, src peer.Name, it *item) {
-	if l != nil {
+	if l != nil && !l.lanes[c].ended.Load() {
 		l.lanes[c].push(src, it)
 	}
 }
 
-func (c *channel) sent(msg []byte) {
-	c.stats.sent.Add(1)
-	c.stats.sentBytes.Add(uint64(len(msg)))
+func (c *channelCounters) noteSent(bytes int) {
+	c.sent.Add(1)
+	c.sentBytes.Add(uint64(bytes))
+}
+
+func (c *channelCounters) noteReceived(bytes int) {
+	c.received.Add(1)
+	c.receivedBytes.Add(uint64(bytes))
 }
 
 // fault notes that the application has failed.
@@ -128,8 +147,7 @@ func (c *channel) deliver(m message) {
 		c.bytes += len(m.payload)
 	}
 	c.mu.Unlock()
-	c.stats.received.Add(1)
-	c.stats.receivedBytes.Add(uint64(len(m.payload)))
+	c.stats.noteReceived(len(m.payload))
 	if full {
 		c.stats.dropped.Add(1)
 		return
@@ -159,6 +177,14 @@ func (c *channel) wantState(l *link) {
 	}
 	c.mu.Unlock()
 	c.wake()
+}
+
+// forget has nothing more done for a link that has ended.
+func (c *channel) forget(l *link) {
+	c.mu.Lock()
+	c.states = slices.DeleteFunc(c.states, func(s *link) bool { return s == l })
+	c.mu.Unlock()
+	c.work.end(l.lanes[c])
 }
 
 func (c *channel) wake() {
@@ -268,6 +294,7 @@ func (c *channel) encode(ctx context.Context) {
 	}
 }
 
+// encodeLane has the next thing that waits in a lane written.
 func (c *channel) encodeLane(l *lane) {
 	for {
 		src, it := l.take()
@@ -282,17 +309,18 @@ func (c *channel) encodeLane(l *lane) {
 		if src == 0 {
 			tag, src = tagGossip, c.router.cfg.Name
 		}
+		var messages [][]byte
 		for _, p := range pieces {
 			if len(p) > gossip.MaxMessage {
 				c.fault("encode", fmt.Errorf("%w: %d bytes, limit %d", errTooLong, len(p), gossip.MaxMessage))
 				continue
 			}
 			msg := encodeMessage(tag, c.name, src, 0, p)
-			c.sent(msg)
-			l.encoded = append(l.encoded, msg)
+			c.stats.noteSent(len(msg))
+			messages = append(messages, msg)
 		}
-		if len(l.encoded) > 0 {
-			l.link.out.pushLane(l)
+		if len(messages) > 0 {
+			l.link.out.pushLane(l, messages)
 			l.link.kick()
 			return
 		}

@@ -45,7 +45,9 @@ type Config struct {
 	DefaultPort uint16
 	// ConnLimit is how many connections we want at most. Zero means 200, negative no limit. It shapes and does not refuse: a
 	// newcomer always gets in, and some connection that the mesh can do without is closed. In a mesh with more peers than
-	// that, a peer dials others only until it has a third of the limit, four at least, so that there is room. Less than 3 means 3.
+	// that, a peer dials others only until it has a third of the limit, four at least, so that there is room. Less than 3
+	// means 3. If there is no connection that the mesh can do without, as at the centre of a star of peers without discovery,
+	// newcomers are still taken up to twice the limit, or 64 above it if that is more.
 	ConnLimit int
 	// NoDiscovery means to connect to targets only, not to peers that others tell of.
 	NoDiscovery bool

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -199,19 +200,38 @@ func (l connList) all() iter.Seq[conn] {
 	}
 }
 
-// check returns the number of connections, or an error if the list is malformed.
-func (l connList) check() (n int, err error) {
-	for len(l) > 0 {
-		_, rest, ok := nextConn(l)
-		if !ok {
-			return 0, fmt.Errorf("%w: connection list", errMalformed)
+// check returns an error if the list is malformed, names a peer twice, or more peers than there may be. So the entry of any
+// peer fits into a message.
+func (l connList) check() error {
+	n, ascending, last := 0, true, peer.Name(0)
+	for rest := l; len(rest) > 0; n++ {
+		c, next, ok := nextConn(rest)
+		if !ok || n == maxPeers {
+			return fmt.Errorf("%w: connection list", errMalformed)
 		}
-		l, n = rest, n+1
+		ascending = ascending && c.remote > last
+		last, rest = c.remote, next
 	}
-	return n, nil
+	if !ascending && l.repeats() {
+		return fmt.Errorf("%w: connection list with a peer twice", errMalformed)
+	}
+	return nil
 }
 
-func (l connList) len() int {
-	n, _ := l.check()
+// repeats reports whether a peer is named twice.
+func (l connList) repeats() bool {
+	var names []peer.Name
+	for c := range l.all() {
+		names = append(names, c.remote)
+	}
+	slices.Sort(names)
+	n := len(names)
+	return len(slices.Compact(names)) < n
+}
+
+func (l connList) len() (n int) {
+	for range l.all() {
+		n++
+	}
 	return n
 }

@@ -109,6 +109,9 @@ func (c *cursor) uid() peer.UID { return peer.UID(binary.BigEndian.Uint64(c.next
 func parseEntries(b []byte, known func(peer.Name) *entry) (fresh []*entry, old []stamp, err error) {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
+		if len(fresh)+len(old) == maxPeers {
+			return nil, nil, errTooMany
+		}
 		head := entry{name: c.name(), uid: c.uid(), version: c.uvarint()}
 		flags := c.next(1)[0]
 		head.hasShortID = flags&entryHasShortID != 0
@@ -130,7 +133,7 @@ func parseEntries(b []byte, known func(peer.Name) *entry) (fresh []*entry, old [
 		}
 		text := string(rest[1 : len(rest)-len(c.b)]) // one copy for both, as there are many entries
 		list := connList(text[len(text)-conns:])
-		if _, err := list.check(); err != nil {
+		if err := list.check(); err != nil {
 			return nil, nil, err
 		}
 		fresh = append(fresh, &entry{
@@ -181,9 +184,12 @@ func parseNames(b []byte) ([]peer.Name, error) {
 	c := cursor{b: b}
 	var names []peer.Name
 	for len(c.b) > 0 {
+		if len(names) == maxPeers {
+			return nil, errTooMany
+		}
 		names = append(names, c.name())
 	}
-	if c.bad || len(names) > maxPeers {
+	if c.bad {
 		return nil, fmt.Errorf("%w: topology names", errMalformed)
 	}
 	return names, nil

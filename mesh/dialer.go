@@ -316,8 +316,11 @@ func (d *dialer) ended(key string, err error, now time.Time) {
 	lived := t.state == targetConnected && now.Sub(t.next) > longLived
 	t.state, t.err = targetWaiting, err
 	switch {
-	case errors.Is(err, errSelf) || errors.Is(err, ErrNameTaken):
+	case errors.Is(err, errSelf) || errors.Is(err, errOurName):
 		t.never, t.interval = true, retryMax
+	case errors.Is(err, ErrNameTaken): // two others have one name, until somebody sees to it
+		t.interval = retryMax
+		d.later(t, now)
 	case lived && !errors.Is(err, ErrLimit):
 		t.next, t.interval = now, retryFirst
 	default:
@@ -340,7 +343,9 @@ func (d *dialer) later(t *target, now time.Time) {
 }
 
 // refused reports whether an attempt has found somebody who will not have us.
-func refused(err error) bool { return errors.Is(err, ErrPassword) || errors.Is(err, ErrIncompatible) }
+func refused(err error) bool {
+	return errors.Is(err, ErrPassword) || errors.Is(err, ErrIncompatible) || errors.Is(err, ErrNameTaken)
+}
 
 // due returns when the next target is to be dialled; zero if none waits.
 func (d *dialer) due() (next time.Time) {

@@ -57,6 +57,7 @@ func (r *Router) dispatchGossip(l *link, m message) error {
 		if m.tag == tagUnicast {
 			return fmt.Errorf("%w: unicast on the topology channel", errMalformed)
 		}
+		r.counter.topology.noteReceived(len(m.payload))
 		fresh, old, err := decodeUpdate(m.payload, r.known)
 		if err == nil {
 			r.merge(l, fresh, old)
@@ -131,6 +132,7 @@ func (r *Router) dispatchDelta(l *link, body []byte) error {
 	kind, body := body[0], body[1:]
 	switch kind {
 	case deltaEntries:
+		r.counter.topology.noteReceived(len(body))
 		fresh, old, err := parseEntries(body, r.known)
 		if err == nil {
 			r.merge(l, fresh, old)
@@ -148,7 +150,8 @@ func (r *Router) dispatchDelta(l *link, body []byte) error {
 		return r.answerVersions(l, body)
 	case deltaWant:
 		names, err := parseNames(body)
-		if err == nil && len(names) > 0 {
+		names = slices.DeleteFunc(names, func(n peer.Name) bool { return n != r.cfg.Name && r.known(n) == nil })
+		if len(names) > 0 {
 			l.out.addTopology(names)
 			r.post(func(e *engine) { e.flushSoon() })
 		}
@@ -210,6 +213,7 @@ func (r *Router) appendTopology(buf []byte, l *link, w work) ([]byte, error) {
 		if buf, err = l.sess.out.append(buf, msg); err != nil {
 			return buf, err
 		}
+		r.counter.topology.noteSent(len(msg))
 	}
 	return buf, nil
 }
@@ -230,7 +234,7 @@ func (r *Router) entriesOf(w work) (own *entry, entries []*entry) {
 	return r.topo.own(), entries
 }
 
-// maxUpdate is where a topology message is cut, in bytes. The receiver merges the parts.
+// maxUpdate is where a topology message is cut, in bytes: one entry may be longer. The receiver merges the parts.
 const maxUpdate = 4 << 20
 
 // appendDeltas appends the frames of deltaEntries.
@@ -239,6 +243,7 @@ func (r *Router) appendDeltas(buf []byte, l *link, entries []*entry) (out []byte
 	defer func() { keepBuffer(&r.buffers, scratch) }()
 	for len(entries) > 0 && err == nil {
 		*scratch, entries = appendDelta((*scratch)[:0], entries)
+		r.counter.topology.noteSent(len(*scratch))
 		buf, err = l.sess.out.append(buf, *scratch)
 	}
 	return buf, err
@@ -246,26 +251,33 @@ func (r *Router) appendDeltas(buf []byte, l *link, entries []*entry) (out []byte
 
 // appendDelta appends one deltaEntries of entries, and returns those that found no room in it.
 func appendDelta(b []byte, entries []*entry) (msg []byte, rest []*entry) {
-	n, size := 0, 2
-	for n < len(entries) && size < maxUpdate {
-		size += maxEntryHead + len(entries[n].nickname) + len(entries[n].conns)
-		n++
-	}
-	b = append(slices.Grow(b, size), tagDelta, deltaEntries)
+	n, size := fitting(entries, func(e *entry) int { return maxEntryHead + len(e.nickname) + len(e.conns) })
+	b = append(slices.Grow(b, 2+size), tagDelta, deltaEntries)
 	for _, e := range entries[:n] {
 		b = appendEntry(b, e)
 	}
 	return b, entries[n:]
 }
 
+// encodeUpdates returns messages of the old wire that hold the entries.
 func encodeUpdates(own *entry, entries []*entry) (messages [][]byte) {
-	for start, size, i := 0, 0, 0; i < len(entries); i++ {
-		size += len(entries[i].encoded())
-		if size > maxUpdate || i == len(entries)-1 {
-			update := encodeUpdate(entries[start : i+1])
-			messages = append(messages, encodeMessage(tagGossip, topologyChannel, own.name, 0, update))
-			start, size = i+1, 0
-		}
+	for len(entries) > 0 {
+		n, _ := fitting(entries, func(e *entry) int { return len(e.encoded()) })
+		update := encodeUpdate(entries[:n])
+		messages = append(messages, encodeMessage(tagGossip, topologyChannel, own.name, 0, update))
+		entries = entries[n:]
 	}
 	return messages
+}
+
+// fitting returns how many of the first entries, one at least, fit into one message, and their size in bytes.
+func fitting(entries []*entry, sizeOf func(*entry) int) (n, size int) {
+	for n < len(entries) {
+		more := sizeOf(entries[n])
+		if n > 0 && size+more > maxUpdate {
+			break
+		}
+		n, size = n+1, size+more
+	}
+	return n, size
 }

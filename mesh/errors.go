@@ -1,6 +1,9 @@
 package mesh
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrPassword is wrapped by the reason of a connection whose ends do not use the same password, or of which only one
@@ -19,6 +22,9 @@ var (
 	// ErrReceiver is wrapped by the error of Run if a receiver did not return from a call.
 	ErrReceiver = errors.New("the receiver does not return")
 
+	// errOurName is wrapped, besides, if the name is our own: that does not change by waiting.
+	errOurName = fmt.Errorf("our %w", ErrNameTaken)
+
 	errMalformed  = errors.New("malformed message")
 	errSelf       = errors.New("connected to ourselves")
 	errDuplicate  = errors.New("another connection to the same peer was kept")
@@ -30,4 +36,5 @@ var (
 	errReplaced   = errors.New("the peer has restarted and connected anew")
 	errQueueFull  = errors.New("queue to the peer is full")
 	errPeerClosed = errors.New("closed by the other end")
+	errEnding     = errors.New("the connection ends")
 )

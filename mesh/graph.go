@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -22,10 +23,12 @@ type graph struct {
 	unicast    func() []int32 // the same over established and symmetric edges
 	symmetric  func() adjacency
 
-	mu       sync.Mutex
-	flood    map[int32][]peer.Name // broadcast sets by source, established and symmetric
-	floodAll map[int32][]peer.Name
+	flood    floods // over established and symmetric edges
+	floodAll floods
 }
+
+// floods holds broadcast sets by source, nil where nobody has asked.
+type floods []atomic.Pointer[[]peer.Name]
 
 // adjacency has the edges of all peers, in ascending order for each. It holds no pointers, as there may be many.
 type adjacency struct {
@@ -40,7 +43,7 @@ func (a adjacency) of(p int32) []int32 { return a.to[a.start[p]:a.start[p+1]] }
 func newGraph(t *topology, prev *graph) *graph {
 	g := &graph{
 		names: t.shareNames(), entries: slices.Clone(t.entries),
-		flood: map[int32][]peer.Name{}, floodAll: map[int32][]peer.Name{},
+		flood: make(floods, t.size()), floodAll: make(floods, t.size()),
 	}
 	g.self, _ = g.number(t.self)
 	if prev == nil || prev.partial {
@@ -278,19 +281,18 @@ func (g *graph) next(table []int32, dst peer.Name) (hop peer.Name, ok bool) {
 	return g.names[table[i]], true
 }
 
-// broadcast returns our neighbours in the tree along which src spreads, computing it once.
-func (g *graph) broadcast(cache map[int32][]peer.Name, adj adjacency, src peer.Name) []peer.Name {
+// broadcast returns our neighbours in the tree along which src spreads. It is computed once, or a few times if several ask
+// at the same time: nobody waits for another.
+func (g *graph) broadcast(sets floods, adj adjacency, src peer.Name) []peer.Name {
 	s, known := g.number(src)
 	if !known {
 		return nil
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	set, have := cache[s]
-	if !have {
-		set = g.broadcastSet(adj, s)
-		cache[s] = set
+	if set := sets[s].Load(); set != nil {
+		return *set
 	}
+	set := g.broadcastSet(adj, s)
+	sets[s].Store(&set)
 	return set
 }
 

@@ -2,7 +2,9 @@ package mesh
 
 import (
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/overweave/overweave/mesh/gossip"
 	"github.com/overweave/overweave/mesh/peer"
@@ -59,17 +61,22 @@ func guard(f func() error) (err error) {
 // lane is what one channel has to send over one link (section 5.6 of the mesh specification): at most one piece of gossip,
 // and one broadcast for each source, into which more is merged. While something of it is on its way to the wire, what
 // comes is merged and waits; so a slow link costs memory only as far as the data grows when it is merged.
+//
+//	idle --push--> queued in channel.work --encodeLane--> queued in outbox.ready --write--> queued in channel.work again
+//	  ^                                        |
+//	  +------------- nothing waits ------------+
+//
+// Everybody else only pushes, whatever the state; whoever takes the lane out of a queue has it alone.
 type lane struct {
-	link *link
-	ch   *channel
+	link  *link
+	ch    *channel
+	ended atomic.Bool // the link is no more; the lane is not queued again
 
-	encoded [][]byte // whole messages; owned by whoever has the lane: the channel's encoder, then the link's writer
-
-	mu     sync.Mutex
+	mu     sync.Mutex // not held while a lane is encoded or written, but while it merges
 	gossip *item
 	casts  map[peer.Name]*item
 	order  []peer.Name // sources of casts, oldest first
-	busy   bool        // with the encoder or the writer
+	busy   bool        // not idle
 }
 
 // push adds an item: gossip if src is zero, else a broadcast of src.
@@ -128,10 +135,7 @@ func (l *lane) take() (src peer.Name, it *item) {
 
 // release tells that what was encoded is written, or will never be. It only queues, so that a link does not wait for an
 // application that merges.
-func (l *lane) release() {
-	l.encoded = nil
-	l.ch.work.push(l)
-}
+func (l *lane) release() { l.ch.work.push(l) }
 
 // laneQueue holds the lanes of a channel that have something to encode, each once.
 type laneQueue struct {
@@ -142,12 +146,22 @@ type laneQueue struct {
 
 func (q *laneQueue) push(l *lane) {
 	q.mu.Lock()
-	q.lanes = append(q.lanes, l)
+	if !l.ended.Load() {
+		q.lanes = append(q.lanes, l)
+	}
 	q.mu.Unlock()
 	select {
 	case q.signal <- struct{}{}:
 	default:
 	}
+}
+
+// end takes a lane out for good.
+func (q *laneQueue) end(l *lane) {
+	l.ended.Store(true)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lanes = slices.DeleteFunc(q.lanes, func(have *lane) bool { return have == l })
 }
 
 func (q *laneQueue) takeAll() []*lane {

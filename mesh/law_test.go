@@ -261,7 +261,7 @@ func TestUnicastWaits(t *testing.T) {
 		require.True(t, ok)
 		require.NoError(t, <-got)
 		o.close()
-		require.ErrorIs(t, o.urgentNow([]byte{1}), ErrClosed)
+		require.ErrorIs(t, o.urgentNow([]byte{1}), errEnding)
 	})
 }
 

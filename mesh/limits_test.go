@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -88,9 +89,13 @@ func TestVectorSurrogate(t *testing.T) {
 }
 
 // TestLimit joins 300 peers with a limit of 8, in any order: all get in, the graph is connected and shallow, and nobody
-// stays above the limit for long.
+// stays above the limit for long. Those that join slowly are fewer unless the long simulations are asked for.
 func TestLimit(t *testing.T) {
 	const limit = 8
+	slow := 120
+	if os.Getenv("OVERWEAVE_SEEDS") != "" {
+		slow = 300
+	}
 	for _, tt := range []struct {
 		name  string
 		peers int
@@ -99,8 +104,8 @@ func TestLimit(t *testing.T) {
 	}{
 		{"all at once through the first", 300, 0, func(*simulation, int) int { return 1 }},
 		{"all at once through any", 300, 0, func(s *simulation, i int) int { return 1 + s.random.IntN(i-1) }},
-		{"one after the other through the one before", 150, 300 * time.Millisecond, func(_ *simulation, i int) int { return i - 1 }},
-		{"slowly through the first", 50, 7 * time.Second, func(*simulation, int) int { return 1 }},
+		{"one after the other through the one before", 300, 300 * time.Millisecond, func(_ *simulation, i int) int { return i - 1 }},
+		{"slowly through the first", slow, 7 * time.Second, func(*simulation, int) int { return 1 }},
 	} {
 		if testing.Short() || underRace {
 			tt.peers /= 3

@@ -23,6 +23,13 @@ const (
 	writeLimit        = 60 * time.Second
 )
 
+// pace says when connections show signs of life, and how long they wait for them.
+type pace struct {
+	heartbeat time.Duration
+	silence   time.Duration // without anything heard
+	write     time.Duration // without anything taken
+}
+
 // link is one TCP connection to another peer, from its introduction to its end. Its reader is the goroutine that runs it;
 // a writer exists while there is something to write.
 type link struct {
@@ -55,6 +62,7 @@ type link struct {
 	out       outbox
 	probe     probe
 	heartbeat *time.Timer
+	beating   sync.WaitGroup // done when the timer is not set, and beat does not run
 	writers   sync.WaitGroup
 	sent      atomic.Uint64 // bytes
 	received  atomic.Uint64
@@ -81,7 +89,11 @@ func (l *link) remote() peer.Name { return l.sess.remote.name }
 // run introduces both ends, and then reads messages until the link ends. It returns the reason when nothing of the link
 // runs any more; the engine has forgotten it then.
 func (l *link) run() error {
-	stop := context.AfterFunc(l.ctx, func() { _ = l.conn.Close() })
+	closed := make(chan struct{})
+	stop := context.AfterFunc(l.ctx, func() {
+		_ = l.conn.Close()
+		close(closed)
+	})
 	err := l.setUp()
 	if !l.outbound {
 		l.router.setUps.Add(-1)
@@ -92,18 +104,29 @@ func (l *link) run() error {
 		l.router.do(func(e *engine) { e.removeLink(l, l.reason(err)) })
 	}
 	reason := l.reason(err)
+	if !stop() {
+		<-closed
+	}
+	l.end(reason)
+	return reason
+}
+
+// end ends what runs for the link besides its reader, and returns when nothing does.
+func (l *link) end(reason error) {
 	l.fail(reason)
-	stop()
 	_ = l.conn.Close()
 	l.out.close()
-	if l.heartbeat != nil {
-		l.heartbeat.Stop()
+	if l.heartbeat != nil && l.heartbeat.Stop() {
+		l.beating.Done()
 	}
+	l.beating.Wait()
 	l.writers.Wait()
+	for c := range l.lanes {
+		c.forget(l)
+	}
 	if l.bundle != nil {
 		l.bundle.Close()
 	}
-	return reason
 }
 
 // reason returns why the link has ended: what somebody gave to fail, else err.
@@ -111,6 +134,11 @@ func (l *link) reason(err error) error {
 	if cause := context.Cause(l.ctx); cause != nil {
 		return cause
 	}
+	return explain(err)
+}
+
+// explain says what an error of the connection means.
+func explain(err error) error {
 	if refused(err) {
 		return err
 	}
@@ -150,14 +178,12 @@ func (l *link) setUp() (err error) {
 		l.refuse(added)
 		return added
 	}
-	l.heartbeat = time.AfterFunc(silenceLimit, l.beat)
-	l.heartbeat.Reset(heartbeatInterval) // after the assignment, which beat reads
+	l.beating.Add(1)
+	l.heartbeat = time.AfterFunc(r.pace.silence, l.beat)
+	l.heartbeat.Reset(r.pace.heartbeat) // after the assignment, which beat reads
 	if l.delta {
 		_ = l.out.urgentNow(l.probe.ping(time.Now()))
 		l.kick()
-	}
-	if l.bundle != nil {
-		l.bundle.Confirm()
 	}
 	return nil
 }
@@ -181,7 +207,7 @@ func (l *link) checkName() error {
 	case remote.uid == cfg.UID:
 		return errSelf
 	default:
-		return fmt.Errorf("%w: %s is our name (we are at %s) and that of another peer at %s", ErrNameTaken, cfg.Name, l.local, l.addr)
+		return fmt.Errorf("%w: %s (we are at %s) is also that of another peer at %s", errOurName, cfg.Name, l.local, l.addr)
 	}
 }
 
@@ -224,8 +250,10 @@ func (l *link) onOverlay(e overlay.Event) {
 	}
 }
 
+// beat shows a sign of life, and is called again after a while. It or who stops the timer says that it is done.
 func (l *link) beat() {
 	if l.ctx.Err() != nil {
+		l.beating.Done()
 		return
 	}
 	beat := []byte{tagHeartbeat}
@@ -234,7 +262,10 @@ func (l *link) beat() {
 	}
 	_ = l.out.urgentNow(beat) // a full queue is a sign of life too, or ends by its own limit
 	l.kick()
-	l.heartbeat.Reset(heartbeatInterval)
+	l.heartbeat.Reset(l.router.pace.heartbeat)
+	if l.ctx.Err() != nil && l.heartbeat.Stop() { // it has been stopped meanwhile
+		l.beating.Done()
+	}
 }
 
 // counting counts what is read.
@@ -252,7 +283,7 @@ func (c counting) Read(b []byte) (int, error) {
 // read handles messages until one cannot be read.
 func (l *link) read() error {
 	for {
-		if err := l.conn.SetReadDeadline(time.Now().Add(silenceLimit)); err != nil {
+		if err := l.conn.SetReadDeadline(time.Now().Add(l.router.pace.silence)); err != nil {
 			return err
 		}
 		msg, err := l.sess.in.next()
@@ -293,7 +324,9 @@ func (l *link) write() {
 		}
 		*bufp = buf
 		if err != nil {
-			l.fail(err)
+			if !closedByRemote(err) { // else the reader finds it too, and before that, perhaps, why
+				l.fail(explain(err))
+			}
 			l.out.close()
 			return
 		}
@@ -328,7 +361,7 @@ func (l *link) fill(buf []byte) (out []byte, lanes []*lane, err error) {
 }
 
 func (l *link) writeAll(buf []byte) error {
-	if err := l.conn.SetWriteDeadline(time.Now().Add(writeLimit)); err != nil {
+	if err := l.conn.SetWriteDeadline(time.Now().Add(l.router.pace.write)); err != nil {
 		return err
 	}
 	n, err := l.conn.Write(buf)

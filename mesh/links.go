@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/overweave/overweave/mesh/peer"
@@ -13,8 +12,6 @@ const (
 	eagerLinks = 3
 	// wasteLimit is how many entries may come for nothing before an eager link is given up.
 	wasteLimit = 64
-	// digestLinks is how many links digests go to at a time.
-	digestLinks = 3
 )
 
 // addLink is step 9 of section 2.1 of the mesh specification: the link becomes one of ours, or is refused.
@@ -33,11 +30,11 @@ func (e *engine) addLink(l *link, now time.Time) error {
 	if err := e.settleDuplicate(l); err != nil {
 		return err
 	}
-	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) >= max(2*limit, limit+64) {
-		return fmt.Errorf("%w: %d connections", ErrLimit, len(e.links))
-	}
 	restarted := known != nil && known.uid != remote.uid
 	fresh := restarted || !e.reaches(remote.name)
+	if err := e.checkLimit(l, fresh); err != nil {
+		return err
+	}
 	if err := e.register(l, known); err != nil {
 		return err
 	}
@@ -47,9 +44,27 @@ func (e *engine) addLink(l *link, now time.Time) error {
 	if l.outbound {
 		e.r.dial.connected(l.target)
 	}
+	if l.bundle != nil {
+		l.bundle.Confirm() // here, so that of two links to one peer the one that stays is confirmed last
+	}
 	e.announce(now, remote.name)
 	e.greet(l, fresh)
 	e.limitSoon(now)
+	return nil
+}
+
+// checkLimit refuses a link if there are far too many. One over the limit is let in, and then some link is closed; but a peer
+// of the old wire does not understand that, and would dial again at once and without end. So it is let in only if the mesh
+// does not reach it otherwise: fresh.
+func (e *engine) checkLimit(l *link, fresh bool) error {
+	limit := e.r.cfg.ConnLimit
+	most := max(2*limit, limit+64)
+	if !l.delta && !fresh {
+		most = limit
+	}
+	if limit > 0 && len(e.links) >= most {
+		return fmt.Errorf("%w: %d connections", ErrLimit, len(e.links))
+	}
 	return nil
 }
 
@@ -230,41 +245,8 @@ func (e *engine) outboundEnded(key string, l *link, err error) {
 	e.r.dial.ended(key, err, time.Now())
 	if l != nil {
 		e.ended(l, err)
+	} else {
+		e.r.counter.terminations.Add(1)
 	}
 	e.dialSoon(time.Now())
-}
-
-// sendVersions tells the other end which versions we have, since its digest differs from ours. While news is on its way
-// digests always differ; then, but for links to peers that came from elsewhere, once in a gossip interval is enough.
-func (e *engine) sendVersions(l *link, now time.Time) {
-	moving := !e.digestAt.IsZero() && now.Sub(e.comparedAt) < e.r.cfg.GossipInterval
-	if e.links[l.remote()] != l || now.Sub(l.versionsAt) < versionsPause || moving && !l.fresh {
-		return
-	}
-	l.versionsAt, e.comparedAt, l.fresh = now, now, false
-	e.r.topoMu.RLock()
-	msg := e.r.topo.versionsMessage()
-	e.r.topoMu.RUnlock()
-	_ = l.out.urgentNow(msg)
-	l.kick()
-}
-
-// sendDigests sends our digest over some links.
-func (e *engine) sendDigests(count int) {
-	var links []*link
-	for _, l := range e.links {
-		if l.delta {
-			links = append(links, l)
-		}
-	}
-	for range min(count, len(links)) {
-		i := randomInt(len(links))
-		l := links[i]
-		links = slices.Delete(links, i, i+1)
-		e.r.topoMu.RLock()
-		msg := e.r.topo.digestMessage()
-		e.r.topoMu.RUnlock()
-		_ = l.out.urgentNow(msg)
-		l.kick()
-	}
 }

@@ -24,9 +24,9 @@ type outbox struct {
 	urgent  messageQueue
 	raw     messageQueue
 	topo    map[peer.Name]struct{}
-	topoAll bool // the whole topology
-	flush   bool // topology may go
-	ready   []*lane
+	topoAll bool          // the whole topology
+	flush   bool          // topology may go
+	ready   []work        // of lanes
 	writing bool          // a goroutine is at it
 	closed  bool          // nothing is taken any more
 	room    chan struct{} // closed when there is room among the urgent; nil if nobody waits
@@ -47,7 +47,7 @@ func (q *messageQueue) take() (list [][]byte) {
 	return list
 }
 
-// urgentNow queues a message, or fails with errQueueFull. The outbox keeps msg.
+// urgentNow queues a message, or fails with errQueueFull or errEnding. The outbox keeps msg.
 func (o *outbox) urgentNow(msg []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -56,7 +56,7 @@ func (o *outbox) urgentNow(msg []byte) error {
 
 func (o *outbox) pushUrgentLocked(msg []byte) error {
 	if o.closed {
-		return ErrClosed
+		return errEnding
 	}
 	if o.urgent.bytes > 0 && o.urgent.bytes+len(msg) > maxUrgent {
 		o.dropped.Add(1)
@@ -99,7 +99,7 @@ func (o *outbox) passOn(msg []byte) {
 	o.raw.push(msg)
 }
 
-// addTopology notes that entries of these peers are to be sent at the next flush; nil means all.
+// addTopology notes that entries of these peers, maxPeers at most, are to be sent at the next flush; nil means all.
 func (o *outbox) addTopology(names []peer.Name) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -111,6 +111,9 @@ func (o *outbox) addTopology(names []peer.Name) {
 	}
 	for _, n := range names {
 		o.topo[n] = struct{}{}
+	}
+	if len(o.topo) > maxPeers { // of which many are gone by now
+		o.topo, o.topoAll = nil, true
 	}
 }
 
@@ -131,12 +134,12 @@ func (o *outbox) flushTopology() bool {
 	return o.flush
 }
 
-// pushLane queues what a channel has encoded.
-func (o *outbox) pushLane(l *lane) {
+// pushLane queues what a channel has encoded of a lane. It is released when that is written.
+func (o *outbox) pushLane(l *lane, messages [][]byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.closed {
-		o.ready = append(o.ready, l)
+		o.ready = append(o.ready, work{lane: l, messages: messages})
 	}
 }
 
@@ -189,8 +192,7 @@ func (o *outbox) next() (w work, ok bool) {
 		}
 		o.topo, o.topoAll, o.flush = nil, false, false
 	case len(o.ready) > 0:
-		w.lane, o.ready = o.ready[0], o.ready[1:]
-		w.messages = w.lane.encoded
+		w, o.ready = o.ready[0], o.ready[1:]
 	case len(o.raw.list) > 0:
 		w.messages = o.raw.take()
 	default:

@@ -28,6 +28,7 @@ const (
 // Router is one peer of a mesh. It is safe for concurrent use.
 type Router struct {
 	cfg        Config
+	pace       pace
 	dial       *dialer // owned by the engine once it runs
 	surrogates *surrogates
 	sources    *sources
@@ -54,6 +55,8 @@ type Router struct {
 // counters count what happened since the start.
 type counters struct {
 	terminations, refused, unknownTags, unrouted atomic.Uint64
+
+	topology channelCounters
 }
 
 // view is what senders and readers look at: an immutable picture of routes and links.
@@ -78,7 +81,8 @@ func New(c Config) (*Router, error) {
 		return nil, err
 	}
 	r := &Router{
-		cfg: c, dial: newDialer(c.DefaultPort, rand.Int64N), surrogates: newSurrogates(c.GossipInterval), sources: newSources(),
+		cfg: c, pace: pace{heartbeatInterval, silenceLimit, writeLimit}, dial: newDialer(c.DefaultPort, rand.Int64N),
+		surrogates: newSurrogates(c.GossipInterval), sources: newSources(),
 		events: make(chan func(*engine), 64), stopped: make(chan struct{}),
 	}
 	r.buffers.New = func() any { return new([]byte) }

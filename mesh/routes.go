@@ -1,7 +1,7 @@
 package mesh
 
 import (
-	"sync"
+	"sync/atomic"
 
 	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/mesh/peer"
@@ -9,17 +9,15 @@ import (
 
 // routes is the data plane's view of the mesh at one moment.
 type routes struct {
-	g   *graph
-	ids *shortIDs
-
-	mu    sync.Mutex
-	trees map[peer.Name][]int32 // by source: the neighbour on the way to each peer
+	g     *graph
+	ids   *shortIDs
+	trees []atomic.Pointer[[]int32] // by source: the neighbour on the way to each peer; nil where nobody has asked
 }
 
 var _ overlay.Routes = (*routes)(nil)
 
 func newRoutes(g *graph, ids *shortIDs) *routes {
-	return &routes{g: g, ids: ids, trees: map[peer.Name][]int32{}}
+	return &routes{g: g, ids: ids, trees: make([]atomic.Pointer[[]int32], len(g.names))}
 }
 
 // NextHop implements overlay.Routes.
@@ -36,14 +34,13 @@ func (r *routes) FloodHop(src, dst peer.Name) (peer.Name, bool) {
 	if !known {
 		return 0, false
 	}
-	r.mu.Lock()
-	tree, have := r.trees[src]
-	if !have {
-		tree = r.g.hopsAlong(r.g.symmetric(), s)
-		r.trees[src] = tree
+	tree := r.trees[s].Load()
+	if tree == nil {
+		hops := r.g.hopsAlong(r.g.symmetric(), s)
+		tree = &hops
+		r.trees[s].Store(tree)
 	}
-	r.mu.Unlock()
-	return r.g.next(tree, dst)
+	return r.g.next(*tree, dst)
 }
 
 // Peers implements overlay.Routes.

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -32,11 +33,39 @@ func dial(t *testing.T, n *meshtest.Network, from int) net.Conn {
 
 // join introduces a peer of the old wire.
 func join(t *testing.T, n *meshtest.Network, who peer.Name, connID uint64) *client {
-	c := dial(t, n, 1000+int(who&0xff))
-	i := introduction{self: features{name: who, uid: peer.UID(who) + 77, connID: connID, nickname: "scripted"}, minimum: 1, outbound: true}
+	return joinAs(t, n, features{name: who, connID: connID})
+}
+
+// joinAs introduces a peer with these features; its UID follows from its name.
+func joinAs(t *testing.T, n *meshtest.Network, f features) *client {
+	c := dial(t, n, 1000+int(f.name&0xff))
+	f.uid, f.nickname = peer.UID(f.name)+77, "scripted"
+	i := introduction{self: f, minimum: 1, outbound: true}
 	s, err := i.run(c, c)
 	require.NoError(t, err)
 	return &client{c, s}
+}
+
+// joinDelta introduces a peer that speaks topology deltas, and then takes whatever comes and shows signs of life.
+func joinDelta(t *testing.T, n *meshtest.Network, who peer.Name) *client {
+	c := joinAs(t, n, features{name: who, connID: 1, delta: true, port: 1})
+	go func() { _, _ = io.Copy(io.Discard, c) }()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	go func() {
+		for sleep(ctx, heartbeatInterval) {
+			frame, _ := c.s.out.append(nil, []byte{tagHeartbeat})
+			if _, err := c.Write(frame); err != nil {
+				return
+			}
+		}
+	}()
+	return c
+}
+
+// tell sends entries as a topology delta.
+func (c *client) tell(t *testing.T, entries ...*entry) {
+	c.send(t, append([]byte{tagDelta, deltaEntries}, appendEntries(entries)...))
 }
 
 func (c *client) send(t *testing.T, msg []byte) {

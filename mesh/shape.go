@@ -209,10 +209,13 @@ func dialAddr(t *topology, c conn, port uint16) netip.AddrPort {
 	return ap
 }
 
-// learn finds all addresses in the topology that may be dialled, each once.
+// learn finds the addresses in the topology that may be dialled, each once. There are more than maxPeers only if somebody
+// invents them; then it finds others each time.
 func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []candidate) {
 	seen := map[netip.AddrPort]bool{}
-	for _, e := range t.entries {
+	first := randomInt(len(t.entries))
+	for i := range t.entries {
+		e := t.entries[(first+i)%len(t.entries)]
 		if e.name == t.self {
 			continue
 		}
@@ -223,6 +226,9 @@ func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []ca
 			if ap := dialAddr(t, c, port); ap.IsValid() && !seen[ap] {
 				seen[ap] = true
 				found = append(found, candidate{name: c.remote, addr: ap})
+			}
+			if len(found) == maxPeers {
+				return found
 			}
 		}
 	}
@@ -248,7 +254,11 @@ func (e *engine) shed(now time.Time) {
 			l.kick()
 		}
 		// The other end closes when it reads this, and one that does not know it is closed by us.
-		time.AfterFunc(time.Second, func() { l.fail(ErrLimit) })
+		e.r.spawn(func() {
+			if sleep(l.ctx, time.Second) {
+				l.fail(ErrLimit)
+			}
+		})
 		e.removeLink(l, fmt.Errorf("%w: closed to make room", ErrLimit))
 	}
 	e.limitSoon(now)

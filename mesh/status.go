@@ -41,12 +41,13 @@ type Status struct {
 	Targets         []TargetStatus   `json:"targets"`
 	UnicastRoutes   []UnicastRoute   `json:"unicast_routes"`   // of the data plane
 	BroadcastRoutes []BroadcastRoute `json:"broadcast_routes"` // of the data plane, those computed so far
-	Channels        []ChannelStatus  `json:"channels"`
+	Channels        []ChannelStatus  `json:"channels"`         // those joined, and "topology"
 
 	Terminations uint64 `json:"terminations"` // connections and attempts that have ended
 	Refused      uint64 `json:"refused"`      // inbound connections beyond what is taken at a time
 	UnknownTags  uint64 `json:"unknown_tags"` // messages of no known kind
 	Unrouted     uint64 `json:"unrouted"`     // unicasts to be passed on without a way
+	Unrelayed    uint64 `json:"unrelayed"`    // messages to be passed on of channels not joined here, without room
 }
 
 // PeerStatus describes a peer as the topology has it.
@@ -185,7 +186,8 @@ type BroadcastRoute struct {
 	Via    []peer.Name `json:"via"`
 }
 
-// ChannelStatus counts what a gossip channel has done.
+// ChannelStatus counts what a gossip channel has done; in the case of "topology", what peers say of their connections. There
+// Dropped counts peers, or their news, for which there was no room.
 type ChannelStatus struct {
 	Name          string `json:"name"`
 	Received      uint64 `json:"received"`
@@ -223,17 +225,21 @@ func (r *Router) Status() Status {
 	st := Status{
 		Name: cfg.Name, Nickname: cfg.Nickname, UID: cfg.UID, Listen: r.Addr(), MinProtocol: cfg.MinProtocol,
 		MaxProtocol: maxProtocol, Encryption: len(cfg.Password) > 0, Discovery: !cfg.NoDiscovery, ConnLimit: cfg.ConnLimit,
-		TrustedSubnets: cfg.TrustedSubnets, Terminations: r.counter.terminations.Load(), Refused: r.counter.refused.Load(),
-		UnknownTags: r.counter.unknownTags.Load(), Unrouted: r.counter.unrouted.Load(),
+		TrustedSubnets: slices.Clone(cfg.TrustedSubnets), Terminations: r.counter.terminations.Load(), Refused: r.counter.refused.Load(),
+		UnknownTags: r.counter.unknownTags.Load(), Unrouted: r.counter.unrouted.Load(), Unrelayed: r.surrogates.dropped.Load(),
 	}
 	v := r.view.Load()
 	own := v.graph.entries[v.graph.self]
 	st.ShortID = own.shortID
 	st.Peers = v.graph.peers()
 	st.UnicastRoutes, st.BroadcastRoutes = v.graph.routeTables()
-	for _, c := range r.channels {
+	r.mu.Lock()
+	channels := r.channels
+	r.mu.Unlock()
+	for _, c := range channels {
 		st.Channels = append(st.Channels, c.status())
 	}
+	st.Channels = append(st.Channels, r.counter.topology.status(topologyChannel))
 	established := map[*link]bool{}
 	_ = r.change(func(d *dialer) error {
 		st.Targets = d.status()
@@ -287,17 +293,21 @@ func (d *dialer) status() (list []TargetStatus) {
 }
 
 func (c *channel) status() ChannelStatus {
-	s := &c.stats
-	st := ChannelStatus{
-		Name: c.name, Received: s.received.Load(), ReceivedBytes: s.receivedBytes.Load(), Sent: s.sent.Load(),
-		SentBytes: s.sentBytes.Load(), Dropped: s.dropped.Load(), Faults: s.faults.Load(),
-	}
-	if text := s.lastFault.Load(); text != nil {
-		st.LastFault = *text
-	}
+	st := c.stats.status(c.name)
 	c.mu.Lock()
 	st.Queue = len(c.inbox)
 	c.mu.Unlock()
+	return st
+}
+
+func (c *channelCounters) status(name string) ChannelStatus {
+	st := ChannelStatus{
+		Name: name, Received: c.received.Load(), ReceivedBytes: c.receivedBytes.Load(), Sent: c.sent.Load(),
+		SentBytes: c.sentBytes.Load(), Dropped: c.dropped.Load(), Faults: c.faults.Load(),
+	}
+	if text := c.lastFault.Load(); text != nil {
+		st.LastFault = *text
+	}
 	return st
 }
 
@@ -331,10 +341,10 @@ func (g *graph) routeTables() (unicast []UnicastRoute, broadcast []BroadcastRout
 		}
 		unicast = append(unicast, r)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, src := range slices.Sorted(maps.Keys(g.flood)) {
-		broadcast = append(broadcast, BroadcastRoute{Source: g.entries[src].name, Via: g.flood[src]})
+	for src := range g.flood {
+		if set := g.flood[src].Load(); set != nil {
+			broadcast = append(broadcast, BroadcastRoute{Source: g.entries[src].name, Via: *set})
+		}
 	}
 	return unicast, broadcast
 }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,6 +18,8 @@ const (
 type surrogates struct {
 	interval time.Duration
 	seed     maphash.Seed
+
+	dropped atomic.Uint64 // messages that found no room
 
 	mu       sync.Mutex
 	channels map[string]*surrogate
@@ -57,12 +60,14 @@ func (s *surrogates) fresh(channel, payload []byte, now time.Time) bool {
 		}
 	}
 	if len(c.seen) >= maxRemembered {
+		s.dropped.Add(1)
 		return false
 	}
 	c.seen[h] = now
 	return true
 }
 
+// channelLocked returns the surrogate of a channel, nil if there is no room for it.
 func (s *surrogates) channelLocked(channel []byte, now time.Time) *surrogate {
 	c := s.channels[string(channel)]
 	if c == nil {
@@ -70,6 +75,7 @@ func (s *surrogates) channelLocked(channel []byte, now time.Time) *surrogate {
 			s.expireLocked(now)
 		}
 		if len(s.channels) >= maxSurrogates {
+			s.dropped.Add(1)
 			return nil
 		}
 		c = &surrogate{seen: map[uint64]time.Time{}}

@@ -150,9 +150,14 @@ func decodeUpdate(b []byte, known func(peer.Name) *entry) (fresh []*entry, old [
 	return d.fresh, d.old, nil
 }
 
-// decodeOddUpdate is decodeUpdate for every shape that encoding/gob can read. The stream's length is bounded by that of a
-// message, and gob takes no more memory than in proportion to it.
+// maxOddUpdate bounds, in bytes, the updates that are left to encoding/gob: of one byte it may make hundreds.
+const maxOddUpdate = 256 << 10
+
+// decodeOddUpdate is decodeUpdate for every shape that encoding/gob can read.
 func decodeOddUpdate(b []byte) ([]*entry, error) {
+	if len(b) > maxOddUpdate {
+		return nil, fmt.Errorf("%w: topology: %d bytes of unusual shape, limit %d", errMalformed, len(b), maxOddUpdate)
+	}
 	var entries []*entry
 	dec := gob.NewDecoder(bytes.NewReader(b))
 	for {
@@ -168,12 +173,9 @@ func decodeOddUpdate(b []byte) ([]*entry, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("%w: topology: %w", errMalformed, err)
 		}
-		list := make([]byte, 0, 16*min(len(conns), maxPeers))
-		for i := range conns {
-			var err error
-			if list, err = conns[i].append(list); err != nil {
-				return nil, err
-			}
+		list, err := oddList(conns)
+		if err != nil {
+			return nil, err
 		}
 		e, err := p.entry(list)
 		if err != nil {
@@ -183,13 +185,24 @@ func decodeOddUpdate(b []byte) ([]*entry, error) {
 	}
 }
 
-func (p *gobPeer) entry(conns []byte) (*entry, error) {
+func oddList(conns []gobConn) (list connList, err error) {
+	var b []byte
+	for i := range conns {
+		if b, err = conns[i].append(b); err != nil {
+			return "", err
+		}
+	}
+	list = connList(b)
+	return list, list.check()
+}
+
+func (p *gobPeer) entry(conns connList) (*entry, error) {
 	name, err := peer.FromBytes(p.NameByte)
 	if err != nil {
 		return nil, fmt.Errorf("%w: topology: %w", errMalformed, err)
 	}
 	e := &entry{
-		name: name, uid: peer.UID(p.UID), version: p.Version, nickname: p.NickName, conns: connList(conns),
+		name: name, uid: peer.UID(p.UID), version: p.Version, nickname: p.NickName, conns: conns,
 		shortID: peer.ShortID(p.ShortID), hasShortID: p.HasShortID && peer.ShortID(p.ShortID) <= peer.MaxShortID,
 	}
 	e.tidy()

@@ -1,8 +1,6 @@
 package mesh
 
 import (
-	"fmt"
-	"math"
 	"slices"
 	"sync/atomic"
 
@@ -10,10 +8,12 @@ import (
 )
 
 const (
-	// maxPeers bounds the topology. An update that would bring more is refused as a whole.
-	maxPeers = 1 << 14
 	// maxNickname bounds nicknames, in bytes; longer ones are cut.
 	maxNickname = 255
+	// maxVersion is one that no peer gets to by itself. What claims to be as recent, of whomever, is not believed: the peer
+	// could not say anything newer. A lie below is outrun by the peer it is about; only one just below keeps that peer unheard
+	// until it has left the mesh and come back.
+	maxVersion = 1 << 62
 )
 
 // entry is what is known of a peer. It is immutable: news makes a new one.
@@ -62,14 +62,18 @@ type topology struct {
 	names   []peer.Name       // ascending
 	entries []*entry          // in the same order
 	shared  bool              // a graph has names: they are copied before they change
-	refs    map[peer.Name]int // links of ours, in set-up or live, that hold a peer
+	refs    map[peer.Name]int // links of ours that hold a peer
 	short   *shortTable
 	digest  uint64
 	changed bool // since it was last looked at: a graph made before is old
+
+	room      room
+	listBytes int // of all lists of connections that are not short
 }
 
 func newTopology(self *entry, pick func(n int) int) *topology {
 	t := &topology{self: self.name, refs: map[peer.Name]int{}}
+	t.room = room{only: map[peer.Name]peer.Name{}, told: map[peer.Name]int{}}
 	t.short = newShortTable(pick)
 	t.put(self)
 	return t
@@ -91,8 +95,7 @@ func (t *topology) size() int { return len(t.entries) }
 func (t *topology) put(e *entry) {
 	i, known := slices.BinarySearch(t.names, e.name)
 	if known {
-		t.digest ^= t.entries[i].hash()
-		t.short.remove(t.entries[i])
+		t.withdraw(t.entries[i])
 		t.entries[i] = e
 	} else {
 		t.unshareNames()
@@ -100,7 +103,15 @@ func (t *topology) put(e *entry) {
 	}
 	t.digest ^= e.hash()
 	t.short.add(e)
+	t.listBytes += e.longBytes()
 	t.changed = true
+}
+
+// withdraw takes back what an entry adds up to.
+func (t *topology) withdraw(e *entry) {
+	t.digest ^= e.hash()
+	t.short.remove(e)
+	t.listBytes -= e.longBytes()
 }
 
 // shareNames returns the names; they do not change any more.
@@ -122,8 +133,8 @@ func (t *topology) drop(e *entry) {
 	}
 	t.unshareNames()
 	t.names, t.entries = slices.Delete(t.names, i, i+1), slices.Delete(t.entries, i, i+1)
-	t.digest ^= e.hash()
-	t.short.remove(e)
+	t.withdraw(e)
+	t.room.gone(e.name)
 	t.changed = true
 }
 
@@ -142,82 +153,67 @@ func (t *topology) setOwn(change func(e *entry)) {
 type merged struct {
 	news    []*entry // entries that were taken
 	stale   []*entry // entries that told nothing new
-	behind  []*entry // our own entries for those of stale that are older than ours
+	left    int      // how many found no room
 	foreign *entry   // a report about ourselves under another UID, with a version that we had to pass
+	forged  *entry   // one about ourselves that is ahead of us, which nobody can know
 }
 
-// merge takes an update, of which every entry belongs to the topology afterwards.
-func (t *topology) merge(update []*entry) (m merged, err error) {
-	if err := t.checkRoom(update); err != nil {
-		return m, err
-	}
-	created := t.addUnknown(update)
+// merge takes an update in, as far as there is room, that came from a neighbour.
+func (t *topology) merge(update []*entry, from peer.Name) (m merged) {
+	created := t.addUnknown(update, from)
 	for _, e := range update {
 		old := t.entry(e.name)
+		t.room.heard(e.name, from)
 		switch {
+		case e.version >= maxVersion:
+		case old == nil:
+			m.left++
 		case e.name == t.self:
-			if e.uid != old.uid && e.version >= old.version && e.version < math.MaxUint64-1<<32 {
-				m.foreign = e
-				t.setOwn(func(own *entry) { own.version = e.version + 1 })
-			}
+			t.judgeOwn(e, &m)
 		case created[e.name] == e:
 			m.news = append(m.news, e)
-		case e.supersedes(old):
+		case !e.supersedes(old):
+			m.stale = append(m.stale, e)
+		case t.hasRoomFor(e, old):
 			t.put(e)
 			m.news = append(m.news, e)
 		default:
-			m.stale = append(m.stale, e)
-			if old.supersedes(e) {
-				m.behind = append(m.behind, old)
-			}
+			m.left++
 		}
 	}
-	return m, nil
+	return m
 }
 
-// checkRoom refuses an update that names more peers than fit.
-func (t *topology) checkRoom(update []*entry) error {
-	if t.size()+len(update) <= maxPeers/2 {
-		links := 0
-		for _, e := range update {
-			links += len(e.conns) / (peer.NameSize + 2)
-		}
-		if t.size()+len(update)+links <= maxPeers {
-			return nil
-		}
+// judgeOwn looks at a report about ourselves. One that is about a former run of ours and not older than our entry has our
+// version raised above it.
+func (t *topology) judgeOwn(e *entry, m *merged) {
+	switch own := t.own(); {
+	case e.uid != own.uid && e.version >= own.version:
+		m.foreign = e
+		t.outrun(e)
+	case e.uid == own.uid && e.version > own.version:
+		m.forged = e
 	}
-	unknown := map[peer.Name]struct{}{}
-	note := func(n peer.Name) {
-		if t.entry(n) == nil {
-			unknown[n] = struct{}{}
-		}
-	}
-	for _, e := range update {
-		note(e.name)
-		for c := range e.conns.all() {
-			note(c.remote)
-		}
-		if t.size()+len(unknown) > maxPeers {
-			return fmt.Errorf("%w: more than %d", errTooMany, maxPeers)
-		}
-	}
-	return nil
 }
 
-// addUnknown makes entries for all names the update holds, and returns those that come from a summary.
-func (t *topology) addUnknown(update []*entry) map[peer.Name]*entry {
+// outrun raises our version above that of a report.
+func (t *topology) outrun(e *entry) {
+	t.setOwn(func(own *entry) { own.version = e.version + 1 })
+}
+
+// addUnknown makes entries for all names the update holds, as far as there is room, and returns those that come from a summary.
+func (t *topology) addUnknown(update []*entry, from peer.Name) map[peer.Name]*entry {
 	var created map[peer.Name]*entry
 	for _, e := range update {
-		if t.entry(e.name) == nil {
+		if e.version < maxVersion && t.entry(e.name) == nil && t.admit(e, from) {
 			if created == nil {
 				created = map[peer.Name]*entry{}
 			}
 			created[e.name] = e
-			t.put(e)
 		}
 	}
 	for _, e := range update {
-		for rest := e.conns; len(rest) > 0; {
+		for rest := e.conns; len(rest) > 0 && t.size() < openRoom; {
 			c, next, ok := nextConn(rest)
 			if !ok {
 				break

@@ -89,6 +89,9 @@ func (d *updateDecoder) decode() error {
 
 // add takes a peer in, with its list of connections unless it is old.
 func (d *updateDecoder) add(f *fieldValues, list *gobwire.Reader, shape *gobShape) error {
+	if len(d.fresh)+len(d.old) == maxPeers {
+		return errTooMany
+	}
 	e, err := f.entry()
 	if err != nil {
 		return err
@@ -136,10 +139,10 @@ func (d *updateDecoder) conns(r *gobwire.Reader, shape *gobShape) (connList, err
 		return "", errOddShape
 	}
 	n := r.Uint()
-	if n > uint64(r.Len()) {
+	if n > uint64(r.Len()) || n > maxPeers {
 		return "", fmt.Errorf("%w: topology: %d connections in %d bytes", errMalformed, n, r.Len())
 	}
-	list := make([]byte, 0, 13*n) // a name, flags and an IPv4 address each
+	list := make([]byte, 0, usualConnSize*n)
 	for range n {
 		var f fieldValues
 		if err := f.read(r, elem); err != nil {
@@ -158,7 +161,8 @@ func (d *updateDecoder) conns(r *gobwire.Reader, shape *gobShape) (connList, err
 	if r.Bad() || r.Len() != 0 {
 		return "", fmt.Errorf("%w: topology: connection list", errMalformed)
 	}
-	return connList(list), nil
+	conns := connList(list)
+	return conns, conns.check()
 }
 
 // fieldValues holds the fields of either struct.

@@ -46,12 +46,13 @@ type Data interface {
 	// them. Encode may look at live state rather than at a copy.
 	Encode() [][]byte
 
-	// Merge returns the union of the receiver and other, which is Data of the same channel. It changes neither.
+	// Merge returns the union of the receiver and other, which is Data of the same channel. It changes neither. It may be
+	// called from within Broadcast and Gossip of that channel's [Sender], so it takes no locks that are held around those.
 	Merge(other Data) Data
 }
 
 // Sender sends on one channel. It is safe for concurrent use. None of its methods calls back into the Receiver, so
-// they may be called with the component's locks held.
+// they may be called with the component's locks held; all they may call of the component is [Data.Merge].
 type Sender interface {
 	// Unicast sends msg to one peer, over several hops if need be. It copies msg. It does not wait for an answer, nor
 	// for the message to arrive: nil means that it was queued for the next hop. It waits for room in that queue as long
