@@ -17,7 +17,7 @@ import (
 
 // Allocator gives out the addresses of one peer. It is safe for concurrent use.
 //
-// Calls that need the ring, or change anything in a store, wait for Run. What [New] loaded can be looked up at once.
+// Calls that need a stored ring, or change anything in a store, wait for Run. What [New] loaded can be looked up at once.
 type Allocator struct {
 	bus    gossip.Bus
 	sender gossip.Sender
@@ -174,7 +174,7 @@ func (a *Allocator) Claim(ctx context.Context, owner string, p netip.Prefix) err
 // Prime waits until there is a ring, and gets one made if need be.
 func (a *Allocator) Prime(ctx context.Context) error {
 	a.mu.Lock()
-	if a.ended || a.core.released {
+	if a.ended || a.core.standing.has(released) {
 		defer a.mu.Unlock()
 		if a.ended {
 			return fmt.Errorf("ipam: prime: %w", ErrClosed)
@@ -240,27 +240,25 @@ func (a *Allocator) Owners() []Owned {
 	return out
 }
 
-// Free takes an address from owner. It fails with [ErrNotOwned] if owner does not have it.
+// Free takes an address from owner. It fails with [ErrNotOwned] if owner does not have it, and that is stored.
 func (a *Allocator) Free(ctx context.Context, owner string, ip netip.Addr) error {
 	a.mu.Lock()
 	if a.ended {
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: free %v: %w", ip, ErrClosed)
 	}
-	if got, ok := a.core.book.owner(ip); ok && got == owner {
-		a.core.erase(owner, ip)
-	} else if a.core.dropDoubt(owner, func(x addr.Addr) bool { return x != addr.FromNetip(ip) }) == 0 {
-		a.mu.Unlock()
-		return fmt.Errorf("ipam: free: %w: address %v not found for %s", ErrNotOwned, ip, owner)
-	}
+	found := a.core.letGo(owner, func(p netip.Prefix) bool { return p.Addr() == ip })
 	a.core.retryAllocs(a.now())
 	if err := a.unlock().wait(ctx); err != nil {
 		return fmt.Errorf("ipam: free %v: %w", ip, err)
 	}
+	if !found {
+		return fmt.Errorf("ipam: free: %w: address %v not found for %s", ErrNotOwned, ip, owner)
+	}
 	return nil
 }
 
-// FreeAll takes all addresses from owner. It fails with [ErrNotOwned] if there are none. Calls that wait for an address
+// FreeAll takes all addresses from owner. It fails with [ErrNotOwned] if there are none, and that is stored. Calls that wait for an address
 // for this owner are not touched.
 func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 	a.mu.Lock()
@@ -268,17 +266,13 @@ func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: free all of %s: %w", owner, ErrClosed)
 	}
-	list := slices.Clone(a.core.book.of(owner))
-	if a.core.dropDoubt(owner, func(addr.Addr) bool { return false }) == 0 && len(list) == 0 {
-		a.mu.Unlock()
-		return fmt.Errorf("ipam: free all: %w: no addresses for %s", ErrNotOwned, owner)
-	}
-	for _, p := range list {
-		a.core.erase(owner, p.Addr())
-	}
+	found := a.core.letGo(owner, func(netip.Prefix) bool { return true })
 	a.core.retryAllocs(a.now())
 	if err := a.unlock().wait(ctx); err != nil {
 		return fmt.Errorf("ipam: free all of %s: %w", owner, err)
+	}
+	if !found {
+		return fmt.Errorf("ipam: free all: %w: no addresses for %s", ErrNotOwned, owner)
 	}
 	return nil
 }

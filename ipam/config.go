@@ -69,16 +69,6 @@ type Config struct {
 	Rand *rand.Rand
 	// Log takes what an operator should know. Nil is silent.
 	Log *slog.Logger
-
-	omit omissions
-}
-
-// omissions are safeguards left out, by tests that show what each is good for.
-type omissions struct {
-	fence     bool // a peer that was away for long relies on what it had
-	agreement bool // who takes over the dead asks nobody
-	epochs    bool // what it takes over stays in its epoch
-	birth     bool // a vote does not count who is in reach
 }
 
 // Birth says how a cluster gets its first ring. The zero Birth is Consensus(0).

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
 	"github.com/overweave/overweave/ipam/internal/paxos"
@@ -28,8 +27,8 @@ type members interface {
 // core is the allocator as a machine: it changes its state and notes what is to be stored and what to be sent. It has no
 // lock, goroutine or clock; the Allocator owns it under its lock.
 //
-// Invariants: usable is what the ring gives us, less what is contested; free is usable less taken; taken is what the
-// book records inside the universe.
+// Invariants: usable is what the ring gives us, less what is contested; free is usable less taken and less what is in doubt;
+// taken is what the book records inside the universe.
 type core struct {
 	me       peer.Name
 	prefix   netip.Prefix // the universe
@@ -48,6 +47,7 @@ type core struct {
 	taken     space.Set
 	yielded   space.Set // of taken: what a rival uses as well, and so is not a reason to refuse its ring
 	book      book
+	doubts    book // what the book held before a long absence, and is not known to be ours any more; see fence.go
 	nicknames map[peer.Name]string
 	disputes  map[addr.Addr]*dispute // by our token
 	faults    map[peer.Name]fault    // rings that could not be merged at all, by sender
@@ -55,18 +55,14 @@ type core struct {
 	elector   *paxos.Elector // nil: never votes
 	voting    bool
 	voteTicks int                    // for how long
-	loaded    bool                   // the ring came from the store
-	suspect   time.Time              // until then a loaded ring is not trusted; zero: it is
-	pause     time.Time              // until then nothing new is given out here, but others get what they ask for; zero: it is
-	twin      time.Time              // until then another peer is taken to use our name; zero: none is
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
 
-	omit     omissions
+	rules    rules
+	standing standing
 	watch    watch
 	reclaim  reclaim
 	waiting  waiting
 	survey   *survey // a takeover that gathers fresh rings
-	released bool
 
 	dirty dirty
 	out   outbox
@@ -107,11 +103,8 @@ func (c *core) is4() bool { return c.prefix.Addr().Is4() }
 // hasRing reports whether the peers have a ring, as far as we know.
 func (c *core) hasRing() bool { return !c.ring.Empty() }
 
-// trusted reports whether we may act on what the ring says is ours.
-func (c *core) trusted() bool { return c.hasRing() && c.suspect.IsZero() && !c.watch.fenced }
-
-// giving reports whether new addresses may be given out here now.
-func (c *core) giving() bool { return c.trusted() && c.pause.IsZero() && c.twin.IsZero() }
+// alone reports whether the ring is ours alone, and always was.
+func (c *core) alone() bool { return lone(c.ring) && c.ring.Seeds[0] == c.me }
 
 // changeRing makes next the ring and keeps the sets in step with it.
 func (c *core) changeRing(next *ring.Ring) {
@@ -137,6 +130,9 @@ func (c *core) updateUsable() {
 			c.free.Remove(t)
 			return true
 		})
+	}
+	for ip := range c.doubts.owners {
+		c.free.Remove(addr.Single(addr.FromNetip(ip)))
 	}
 }
 
@@ -181,6 +177,24 @@ func (c *core) erase(owner string, ip netip.Addr) {
 	}
 }
 
+// letGo takes from owner the addresses for which drop holds, in doubt or not, and reports whether there were any.
+func (c *core) letGo(owner string, drop func(netip.Prefix) bool) (found bool) {
+	for _, p := range slices.Clone(c.book.of(owner)) {
+		if drop(p) {
+			c.erase(owner, p.Addr())
+			found = true
+		}
+	}
+	for _, p := range slices.Clone(c.doubts.of(owner)) {
+		if drop(p) {
+			c.endDoubt(Holding{owner, p})
+			found = true
+		}
+	}
+	c.forgetLost(owner)
+	return found
+}
+
 func (c *core) touch(ip netip.Addr) {
 	if !c.volatile {
 		c.dirty.addr(ip)
@@ -189,7 +203,7 @@ func (c *core) touch(ip netip.Addr) {
 
 // report tells the ring how much is free. Small differences are not worth a version and a write, unless exact.
 func (c *core) report(exact bool) {
-	if c.watch.fenced {
+	if c.standing.has(fenced) {
 		return // what is in use is not known
 	}
 	significant := worthTelling
@@ -266,7 +280,7 @@ func (c *core) change() (ch Change, held dirty) {
 	for a := range held.addrs {
 		if h, ok := c.book.find(a); ok {
 			ch.Put = append(ch.Put, h)
-		} else if h, ok := c.doubted(a); ok {
+		} else if h, ok := c.doubts.find(a); ok {
 			ch.Put = append(ch.Put, h)
 		} else {
 			ch.Delete = append(ch.Delete, a)
@@ -279,16 +293,15 @@ func (c *core) change() (ch Change, held dirty) {
 }
 
 func (c *core) saved() savedState {
-	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, delays: c.watch.delays, round: c.reclaim.round, locks: c.reclaim.locks}
+	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, delays: c.watch.delays, round: c.reclaim.round, locks: c.reclaim.locks,
+		lapsed: c.standing.has(lapsed) && !c.standing.has(fenced), lost: c.watch.lost}
 	if c.hasRing() {
 		s.ring = c.ring
 	} else if c.elector != nil {
 		s.voter, s.claims = c.elector.Self(), c.elector.Claims()
 	}
-	for _, w := range c.waiting.claims {
-		if w.doubt && !w.answered {
-			s.doubts = append(s.doubts, w.addr.Addr())
-		}
+	for _, h := range c.doubts.all() {
+		s.doubts = append(s.doubts, h.Addr.Addr())
 	}
 	return s
 }

@@ -11,17 +11,27 @@ import (
 // delay returns after what time a peer counts as dead: the longest that anybody concerned has told. It is 0 if an owner or a
 // peer in reach knows nothing of this.
 func (c *core) delay() time.Duration {
-	w := &c.watch
-	longest := w.after
-	for _, list := range [][]peer.Name{c.ring.Owners(), c.members.names()} {
-		for _, p := range list {
-			if c.aloof(p) {
-				return 0
-			}
-			longest = max(longest, w.delays[p])
-		}
+	if _, found := c.aloofOne(); found {
+		return 0
+	}
+	longest := c.watch.after
+	for _, p := range c.concerned() {
+		longest = max(longest, c.watch.delays[p])
 	}
 	return longest
+}
+
+// concerned are the owners, and everyone in reach.
+func (c *core) concerned() []peer.Name { return slices.Concat(c.ring.Owners(), c.members.names()) }
+
+// aloofOne returns the first of them that takes no part, if one does not.
+func (c *core) aloofOne() (p peer.Name, found bool) {
+	list := c.concerned()
+	i := slices.IndexFunc(list, c.aloof)
+	if i < 0 {
+		return 0, false
+	}
+	return list[i], true
 }
 
 // lease returns for how long after the last contact with a majority we may rely on what we have: half of the shortest delay

@@ -1,8 +1,10 @@
 package ipam
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,8 +21,12 @@ import (
 // and those that were denied are strays (see join.go): in use on both sides, reported, and asked for again until one side
 // lets go. So a dispute ends as soon as both sides have talked.
 
-// maxFaults is how many senders of unmergeable rings are remembered.
-const maxFaults = 64
+// maxFaults is how many senders of unmergeable rings are remembered; beyond, the oldest is forgotten. maxNamed is how many
+// peers a fault lists.
+const (
+	maxFaults = 64
+	maxNamed  = 8
+)
 
 // reclaimBatch is how many addresses of one dispute are asked for at once.
 const reclaimBatch = 64
@@ -68,7 +74,7 @@ func joined(all []addr.Range) []addr.Range {
 
 // mergeRing takes over what is new in a ring of others. An error means that it cannot be merged.
 func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
-	if c.released {
+	if c.standing.has(released) {
 		return nil
 	}
 	res, err := c.ring.Merge(s.ring, c.me, c.used)
@@ -76,14 +82,16 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 		c.leaveRing(s)
 		res, err = c.ring.Merge(s.ring, c.me, c.used)
 	}
+	sender := c.senderOf(from, s)
 	if err != nil {
-		if c.noteFault(senderOf(from, s), c.explain(err, s.ring), now) && errors.Is(err, ring.ErrSeeds) && !unused(s.ring) {
-			c.pause = now.Add(suspicion) // so that those who join us can ask first for what they use
+		met, err := errors.Is(err, ring.ErrSeeds) && !unused(s.ring), c.explain(err, s.ring)
+		if c.noteFault(sender, err, now) && met {
+			c.standing.holdUntil(meeting, now.Add(suspicion)) // so that those who join us can ask first for what they use
 		}
-		return c.explain(err, s.ring)
+		return err
 	}
-	delete(c.faults, senderOf(from, s))
-	c.suspect = time.Time{}
+	delete(c.faults, sender)
+	c.standing.lift(suspect)
 	first := !c.hasRing()
 	c.noteTwin(res.Ahead, now)
 	c.noteConflicts(res.Conflicts, s.copyOf, now)
@@ -101,9 +109,9 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 	return nil
 }
 
-// senderOf returns whose ring this is, as well as we know.
-func senderOf(from peer.Name, s state) peer.Name {
-	if s.copyOf != 0 {
+// senderOf returns whose ring this is, as well as we know: a member of the mesh, or 0. Names that are invented are none.
+func (c *core) senderOf(from peer.Name, s state) peer.Name {
+	if s.copyOf != 0 && c.members.reachable(s.copyOf) {
 		return s.copyOf
 	}
 	return from
@@ -122,20 +130,27 @@ func (c *core) explain(err error, in *ring.Ring) error {
 	return err
 }
 
+// names writes peers for people, the first of them if they are many.
 func (c *core) names(list []peer.Name) []string {
-	out := make([]string, len(list))
+	out := make([]string, 0, maxNamed+1)
 	for i, p := range list {
-		out[i] = c.name(p)
+		if i == maxNamed {
+			return append(out, fmt.Sprintf("and %d more", len(list)-i))
+		}
+		out = append(out, c.name(p))
 	}
 	return out
 }
 
-// noteFault keeps the reason for Status, and reports whether the first from this peer was noted.
+// noteFault keeps the reason for Status, and reports whether it is the first from this peer.
 func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) {
 	f, known := c.faults[from]
 	if !known {
 		if len(c.faults) >= maxFaults {
-			return false
+			oldest := slices.MinFunc(slices.Collect(maps.Keys(c.faults)), func(p, q peer.Name) int {
+				return cmp.Or(c.faults[p].since.Compare(c.faults[q].since), cmp.Compare(p, q))
+			})
+			delete(c.faults, oldest)
 		}
 		f.since = now
 		c.log.Warn("ring of another peer does not fit ours", "peer", c.name(from), "err", err)
@@ -204,7 +219,7 @@ func (c *core) askRivals(now time.Time) {
 		for _, l := range d.conflict.Lost {
 			c.taken.Each(l.Range, func(r addr.Range) bool {
 				for a := r.Start; a.Less(r.End) && left > 0; a = a.Next() {
-					if now.Before(c.waiting.denied[denial{l.To, addr.Single(a)}]) {
+					if c.waiting.refused(denial{l.To, addr.Single(a)}, now) {
 						continue
 					}
 					c.out.request(request{want: addr.Single(a), to: []peer.Name{l.To}})
@@ -249,6 +264,23 @@ func (c *core) used(r addr.Range) (found bool) {
 		return !found
 	})
 	return found
+}
+
+// keeper returns who is to be asked before an address of the universe is used here that was not: the owner of its piece, or
+// the rival if that is ours and in dispute. It is us if nobody is.
+func (c *core) keeper(a addr.Addr) peer.Name {
+	owner := c.ring.Owner(a)
+	if owner != c.me || c.isUsable(a) {
+		return owner
+	}
+	for _, d := range c.disputes {
+		for _, l := range d.conflict.Lost {
+			if l.Contains(a) {
+				return l.To
+			}
+		}
+	}
+	return owner
 }
 
 // inDispute reports whether some of r is.

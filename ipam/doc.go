@@ -74,10 +74,31 @@
 // have, and new ones are served from the space there, while the other side gives them out again. [Status] tells (CutOff)
 // from half of the delay on, and after the partition which addresses were Lost. It relies on clocks that run about
 // equally fast, on stores that are not lost or put back, and on operators who take over only what is gone. Nor are the
-// others safe from an old peer that got its first space from the dead in the moment before both were cut off. After all
-// peers were down for more than half of the delay, a majority has to be up before addresses are given out.
+// others safe from an old peer that got its first space from the dead in the moment before both were cut off.
 //
-// The default is a day: an outage of a night is over before, and half of it is long enough for a person to see to a
+// # When most of the space is gone
+//
+// Who is left of a cluster of which most is dead cannot tell that from the losing side of a partition, and is cut off. It goes
+// on using its own space for ever, also over restarts: one who was cut off while it ran is so again at once; one who was down
+// for long waits for a majority to come into reach for an eighth of the delay, ten minutes at most, and then takes itself to
+// be cut off. But nobody takes over the dead then, and nothing is given to newcomers. An operator who knows that the dead are
+// dead says so by [Allocator.TakeOver], which works in every one of these states, and ends them.
+//
+// Majorities are of space and not of heads, since that is what all agree on; so they depend on who has how much, and in a
+// cluster that was started all at once a few of the first may have half. Of two peers with a half each it is the one with the
+// first address of the range that is a majority: it takes over the other, and the other is cut off without it.
+//
+// A peer that goes for good should Release its space, or be taken over. If it does not, its space is away for the delay; when
+// more than half of the space is away in this manner there is no majority any more. So that a host which is replaced again
+// and again, under a new name each time, does not take it all with it, a peer gives away less while others are out of reach:
+// the rest in reach keeps a majority, and as much again to spare. But if more than half of a fleet's first owners are
+// replaced within one delay without a word, only an operator can help.
+//
+// A token has 255 epochs, which is how often its owner can die and be taken over. After that it stays with the dead, until an
+// operator takes it over. [Status] tells this (ReclaimOff), and whatever else stands in the way: a peer that takes no part,
+// and the owner with the lowest name in reach, who alone may propose, if it does not.
+//
+// The default delay is a day: an outage of a night is over before, and half of it is long enough for a person to see to a
 // partition; and a fleet that replaces a third of its hosts every day still has two thirds of its space. It is off while
 // there is a peer that does not know of it, as one of Weave Net 2.8, or that was told not to take part. Old peers that
 // come later are given no space that was taken over before, since what they split off has no epoch; let them not take it
@@ -86,6 +107,7 @@
 // # Reading the source
 //
 // core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, vote.go, dispute.go,
-// takeover.go, join.go and life.go; presence.go, fence.go and reclaim.go are about the dead; allocator.go is the calls,
-// run.go the two goroutines of Run, receive.go the carrier's side, wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
+// takeover.go, join.go and life.go; standing.go says what may be done when; presence.go, fence.go and reclaim.go are about
+// the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side, wire.go all that is
+// gob. The ring, the set of free addresses and the vote are pure packages in internal.
 package ipam

@@ -1,13 +1,33 @@
 package ipam
 
+import (
+	"time"
+
+	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
+	"github.com/overweave/overweave/mesh/peer"
+)
+
+// Each of these puts a weaker rule in the place of one of an allocator that does not run yet.
+
 // OmitFence has a peer rely on what it had, however long it was away.
-func (c *Config) OmitFence() { c.omit.fence = true }
+func (a *Allocator) OmitFence() {
+	a.core.rules.fence = func(*core, time.Time) {}
+	if a.core.standing.has(fenced) {
+		a.core.standing.lift(fenced)
+		a.core.unfenced(a.now())
+	}
+}
 
 // OmitAgreement has a peer take over the dead without asking anybody.
-func (c *Config) OmitAgreement() { c.omit.agreement = true }
+func (a *Allocator) OmitAgreement() { a.core.rules.agreed = func(*core) bool { return true } }
 
 // OmitEpochs has a peer take over the dead as an operator would have it do.
-func (c *Config) OmitEpochs() { c.omit.epochs = true }
+func (a *Allocator) OmitEpochs() {
+	a.core.rules.reclaim = func(r *ring.Ring, from, to peer.Name, _ uint64) (*ring.Ring, []addr.Range) {
+		return r.Transfer(from, to)
+	}
+}
 
 // OmitSafeBirth has a vote not count who is in reach.
-func (c *Config) OmitSafeBirth() { c.omit.birth = true }
+func (a *Allocator) OmitSafeBirth() { a.core.rules.quorum = (*core).oldQuorum }

@@ -111,12 +111,13 @@ func (c *core) strays(max int, ok func(stray) bool) []stray {
 	return out
 }
 
-// bringHome asks for our strays.
+// bringHome asks for our strays, and for what is in doubt.
 func (c *core) bringHome(now time.Time) {
-	if c.released {
+	if c.standing.has(released) {
 		return
 	}
-	notDenied := func(s stray) bool { return !now.Before(c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]) }
+	notDenied := func(s stray) bool { return !c.waiting.refused(denial{s.owner, addr.Single(s.addr)}, now) }
+	c.askForDoubts()
 	for _, s := range c.strays(reclaimBatch, notDenied) {
 		c.out.request(request{want: addr.Single(s.addr), to: []peer.Name{s.owner}})
 	}
@@ -136,7 +137,7 @@ func (c *core) listStrays() []Stray {
 	for _, s := range c.strays(maxStrays, func(stray) bool { return true }) {
 		ip := s.addr.Netip(c.is4())
 		owner, _ := c.book.owner(ip)
-		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}]
+		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}] // or was, until it is asked again
 		out = append(out, Stray{Owner: owner, Addr: ip, Peer: s.owner, Denied: denied})
 	}
 	return out

@@ -11,6 +11,15 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
+// rules are what safety rests on, each apart from the others: tests put weaker ones in their place, to show what each is
+// good for.
+type rules struct {
+	quorum  func(*core) int        // of a vote of which the size is not configured
+	fence   func(*core, time.Time) // what a peer does that was away for long
+	agreed  func(*core) bool       // whether our proposal is carried
+	reclaim func(r *ring.Ring, from, to peer.Name, epochs uint64) (*ring.Ring, []addr.Range)
+}
+
 // newCore makes the machine from what is configured and stored.
 func newCore(c Config, m members) (*core, error) {
 	self := c.Bus.Self()
@@ -31,7 +40,8 @@ func newCore(c Config, m members) (*core, error) {
 		joiners:   make(map[peer.Name]struct{}),
 	}
 	k.ring = ring.New(k.universe)
-	k.watch, k.omit = newWatch(c.ReclaimAfter), c.omit
+	k.rules = rules{quorum: (*core).openQuorum, fence: (*core).fence, agreed: (*core).carried, reclaim: (*ring.Ring).Reclaim}
+	k.watch = newWatch(c.ReclaimAfter)
 	if c.Birth.mode == byConsensus {
 		k.elector = paxos.New(paxos.Voter{Name: self.Name, UID: self.UID})
 	}
@@ -62,12 +72,16 @@ func (c *core) load(saved Saved, now time.Time) error {
 		return nil
 	}
 	if s.ring != nil {
-		c.ring, c.elector, c.loaded = s.ring, nil, true
-		c.watch.contact, c.watch.delays = s.contact, s.delays
+		c.ring, c.elector = s.ring, nil
+		c.standing.hold(suspect) // until Run begins, at least
+		c.watch.contact, c.watch.delays, c.watch.lost = s.contact, s.delays, s.lost
 		c.reclaim.round, c.reclaim.locks = s.round, s.locks
 		c.updateUsable()
-		if c.wasAway(now) {
-			c.fence()
+		switch away := c.wasAway(now); {
+		case away && s.lapsed:
+			c.standing.hold(lapsed)
+		case away:
+			c.rules.fence(c, now)
 		}
 	} else if c.elector != nil && s.claims != nil {
 		c.elector = paxos.Resume(s.voter, s.claims)
@@ -77,8 +91,9 @@ func (c *core) load(saved Saved, now time.Time) error {
 			return fmt.Errorf("ipam: %w: address %v twice", ErrCorrupt, h.Addr)
 		}
 		inside := c.universe.Contains(addr.FromNetip(h.Addr.Addr()))
-		if inside && (c.watch.fenced || slices.Contains(s.doubts, h.Addr.Addr())) {
-			c.doubt(h)
+		if inside && (c.standing.has(fenced) || slices.Contains(s.doubts, h.Addr.Addr())) {
+			c.doubts.put(h.Owner, h.Addr)
+			c.free.Remove(addr.Single(addr.FromNetip(h.Addr.Addr())))
 			continue
 		}
 		c.enter(h.Owner, h.Addr) // the ring stays as it is stored: it is published before the next commit
@@ -102,29 +117,28 @@ func (c *core) birthBySeed() {
 // start begins the time in which a loaded ring is not trusted: if it was shared with others, they may have taken over
 // what is ours.
 func (c *core) start(now time.Time) {
-	if c.loaded && !(lone(c.ring) && c.ring.Seeds[0] == c.me) {
-		c.suspect = now.Add(suspicion)
+	switch {
+	case !c.standing.has(suspect):
+	case c.alone():
+		c.standing.lift(suspect)
+	default:
+		c.standing.holdUntil(suspect, now.Add(suspicion))
 	}
+	c.watch.alone = now
 	if c.watch.after > 0 {
 		c.reclaim.nextRound(nil, now) // whatever we had proposed before
 	}
 	if c.watch.contact.IsZero() {
 		c.watch.contact = now.Round(0) // what we get from now on, nobody has taken from us before
 	}
-	if len(c.waiting.claims) > 0 {
-		c.retry(now)
-	}
+	c.retry(now)
 }
 
 // tick is called every few seconds.
 func (c *core) tick(now time.Time) {
-	if !c.suspect.IsZero() && !now.Before(c.suspect) {
-		c.suspect = time.Time{}
+	if c.standing.expire(now)&twin != 0 {
+		c.log.Info("no more sign of another peer with our name")
 	}
-	if !now.Before(c.pause) {
-		c.pause = time.Time{}
-	}
-	c.forgetTwin(now)
 	if c.voting {
 		c.pursue()
 	}
@@ -145,17 +159,20 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 		delete(c.watch.absent, from) // it may have seen us, and rest on what we told it
 		defer c.surveyed(from, now)
 	}
-	ringBefore, trusted := c.ring, c.trusted()
+	ringBefore, relied := c.ring, c.mayRely()
 	var err error
 	if s.ring != nil {
 		c.inheritContact(s, now)
+		if c.standing.has(lapsed) {
+			c.noteContact(now.Round(0)) // if we meet a majority, it is not to be refused anything
+		}
 		if err = c.mergeRing(from, s, now); err == nil {
 			c.heardRing(s, from == s.copyOf, now.Round(0))
 		}
 	} else {
 		c.hear(from, s)
 	}
-	if c.ring != ringBefore || c.trusted() != trusted {
+	if c.ring != ringBefore || c.mayRely() != relied {
 		c.retry(now)
 		c.bringHome(now)
 	}
@@ -176,7 +193,7 @@ func (c *core) takeOut() outbox {
 	return out
 }
 
-// end fails all that waits.
+// end fails all who wait.
 func (c *core) end() {
 	c.waiting.fail(ErrClosed)
 	if c.survey != nil {

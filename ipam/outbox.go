@@ -14,6 +14,7 @@ const (
 	maxRequests = 4096
 	maxDenials  = 1024
 	maxUpdates  = 1024
+	maxSurveys  = 1024
 )
 
 // outbox gathers what is to be sent, after what it rests on is stored. The zero outbox is empty.
@@ -21,7 +22,7 @@ type outbox struct {
 	broadcast bool                   // our state to everyone
 	denials   []denial               // tag 2, each followed by an update
 	updates   map[peer.Name]struct{} // tag 1: our state
-	surveys   []peer.Name            // tag 1: a state that asks for theirs
+	surveys   map[peer.Name]struct{} // tag 1: a state that asks for theirs
 	requests  []request              // tag 0
 	asked     map[addr.Range]int     // index in requests
 }
@@ -42,13 +43,19 @@ func (o *outbox) empty() bool {
 	return !o.broadcast && len(o.denials) == 0 && len(o.updates) == 0 && len(o.surveys) == 0 && len(o.requests) == 0
 }
 
-func (o *outbox) update(to peer.Name) {
-	if o.updates == nil {
-		o.updates = make(map[peer.Name]struct{})
+func (o *outbox) update(to peer.Name) { o.updates = include(o.updates, to, maxUpdates) }
+
+func (o *outbox) survey(to peer.Name) { o.surveys = include(o.surveys, to, maxSurveys) }
+
+// include puts a peer into a set, as long as that has room.
+func include(set map[peer.Name]struct{}, p peer.Name, most int) map[peer.Name]struct{} {
+	if set == nil {
+		set = make(map[peer.Name]struct{})
 	}
-	if len(o.updates) < maxUpdates {
-		o.updates[to] = struct{}{}
+	if len(set) < most {
+		set[p] = struct{}{}
 	}
+	return set
 }
 
 func (o *outbox) deny(to peer.Name, want addr.Range) {
@@ -80,14 +87,16 @@ func (o *outbox) add(later outbox) {
 	for _, d := range later.denials {
 		o.deny(d.to, d.want)
 	}
-	for _, p := range later.recipients() {
+	for _, p := range named(later.updates) {
 		o.update(p)
 	}
-	o.surveys = append(o.surveys, later.surveys...)
+	for _, p := range named(later.surveys) {
+		o.survey(p)
+	}
 	for _, r := range later.requests {
 		o.request(r)
 	}
 }
 
-// recipients lists who gets an update, by name.
-func (o *outbox) recipients() []peer.Name { return slices.Sorted(maps.Keys(o.updates)) }
+// named lists a set of peers, by name.
+func named(set map[peer.Name]struct{}) []peer.Name { return slices.Sorted(maps.Keys(set)) }

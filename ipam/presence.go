@@ -34,11 +34,10 @@ type watch struct {
 	steady   bool                    // one is for at least settle: it has our ring, and we have its
 	contact  time.Time               // when one last was, for long enough; stored
 	stored   time.Time               // contact, as it is in the store
-	lapsed   bool                    // contact is so old that others may have taken over what we have
 
-	fenced bool
-	heard  map[peer.Name]time.Time // who has confirmed the ring while we are fenced, and when last
-	lost   []Holding               // in doubt after a return, and not ours any more
+	heard map[peer.Name]time.Time // who has confirmed the ring while we are fenced, and when last
+	alone time.Time               // while we are fenced: since when no majority is in reach
+	lost  []Holding               // in doubt after a return, and not ours any more; stored
 }
 
 func newWatch(after time.Duration) watch {
@@ -49,12 +48,12 @@ func newWatch(after time.Duration) watch {
 func (c *core) observe(now time.Time) {
 	w := &c.watch
 	now = now.Round(0)
-	if w.after <= 0 || !c.hasRing() || c.released {
+	if w.after <= 0 || !c.hasRing() || c.standing.has(released) {
 		return
 	}
 	c.noteAbsence(now)
 	c.noteContact(now)
-	c.liftFence(now)
+	c.pursueFence(now)
 	c.dropLocks()
 	c.pursueDead(now)
 }
@@ -62,7 +61,7 @@ func (c *core) observe(now time.Time) {
 func (c *core) noteAbsence(now time.Time) {
 	w := &c.watch
 	if w.absent == nil || now.Sub(w.last) > longPause || now.Before(w.last) {
-		w.absent, w.majority = make(map[peer.Name]time.Time), time.Time{}
+		w.absent, w.majority, w.alone = make(map[peer.Name]time.Time), time.Time{}, now
 	}
 	w.last = now
 	away := make(map[peer.Name]time.Time)
@@ -80,9 +79,21 @@ func (c *core) noteAbsence(now time.Time) {
 
 // majority reports whether the peers for which in holds own more than half of the range, or half with the first address.
 func (c *core) majority(in func(peer.Name) bool) bool {
-	var sum addr.Addr
-	first := false
-	yes := make(map[peer.Name]bool)
+	sum, first := c.weigh(in)
+	rest := c.universe.Size().Sub(sum)
+	return rest.Less(sum) || rest == sum && first
+}
+
+// weigh returns how much of the range the peers own for which in holds, and whether they own the first address. What is in
+// dispute counts as nobody's: we may not be who has it.
+func (c *core) weigh(in func(peer.Name) bool) (sum addr.Addr, first bool) {
+	yes := map[peer.Name]bool{c.me: false}
+	if in(c.me) {
+		for _, r := range c.usable {
+			sum = sum.Add(r.Size())
+			first = first || r.Contains(c.universe.Start)
+		}
+	}
 	for _, p := range c.ring.Pieces() {
 		counts, asked := yes[p.Peer]
 		if !asked {
@@ -94,8 +105,7 @@ func (c *core) majority(in func(peer.Name) bool) bool {
 			first = first || p.Contains(c.universe.Start)
 		}
 	}
-	rest := c.universe.Size().Sub(sum)
-	return rest.Less(sum) || rest == sum && first
+	return sum, first
 }
 
 // noteContact notes whether a majority is in reach, keeps in the store when it last was, now and then, and finds out whether
@@ -112,28 +122,33 @@ func (c *core) noteContact(now time.Time) {
 	switch {
 	case w.contact.After(now): // the clock was set back
 		w.contact = now
-	case steady && !w.fenced && !w.lapsed && c.trusted():
+	case steady && c.mayJudge():
 		w.contact = now
 		if now.Sub(w.stored) >= c.lease()/4 || now.Before(w.stored) {
 			w.stored, c.dirty.state = now, true
 		}
 	}
-	lapsed := now.Sub(w.contact) >= c.lease() && c.shared()
-	if lapsed && !w.lapsed {
-		c.log.Warn("cut off from most of the address space for long: others may take over what is ours", "last_contact", w.contact)
-	}
-	if lapsed != w.lapsed || steady != w.steady {
+	if steady != w.steady {
+		w.steady = steady
 		c.tell()
 	}
-	w.lapsed, w.steady = lapsed, steady
-	if lapsed && !w.fenced && !w.majority.IsZero() {
-		c.fence()
+	switch was, is := c.standing.has(lapsed), now.Sub(w.contact) >= c.lease() && c.shared(); {
+	case is && !was:
+		c.standing.hold(lapsed)
+		c.tell()
+		c.log.Warn("cut off from most of the address space for long: others may take over what is ours", "last_contact", w.contact)
+	case was && !is:
+		c.standing.lift(lapsed)
+		c.tell()
+	}
+	if c.standing.has(lapsed) && !c.standing.has(fenced) && !w.majority.IsZero() {
+		c.rules.fence(c, now)
 	}
 }
 
 // shared reports whether others may take over what we have: whether anybody else has ever owned space, and knows how.
 func (c *core) shared() bool {
-	return len(c.watch.delays) > 0 && !(lone(c.ring) && c.ring.Seeds[0] == c.me)
+	return len(c.watch.delays) > 0 && !c.alone()
 }
 
 // inheritContact follows what another peer tells of its last contact with a majority. Outside of one, all who reach each
@@ -144,7 +159,7 @@ func (c *core) inheritContact(s state, now time.Time) {
 		return
 	}
 	told := now.Round(0).Add(-time.Duration(s.age-1) * time.Second)
-	if w.after <= 0 || w.fenced || w.steady || !told.Before(w.contact) {
+	if w.after <= 0 || c.standing.has(fenced) || w.steady || !told.Before(w.contact) {
 		return
 	}
 	w.contact = told
@@ -154,7 +169,7 @@ func (c *core) inheritContact(s state, now time.Time) {
 // tellContact returns what others are to inherit; zero if nothing.
 func (c *core) tellContact() time.Time {
 	w := &c.watch
-	if w.after <= 0 || w.fenced || w.steady {
+	if w.after <= 0 || c.standing.has(fenced) || w.steady {
 		return time.Time{}
 	}
 	return w.contact

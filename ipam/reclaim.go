@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -67,7 +68,7 @@ type inquiry struct {
 func (c *core) dead(now time.Time) []peer.Name {
 	w := &c.watch
 	d := c.delay()
-	if d == 0 || w.majority.IsZero() || now.Sub(w.majority) < d || w.lapsed || !c.trusted() || len(c.ring.Owned(c.me)) == 0 {
+	if d == 0 || w.majority.IsZero() || now.Sub(w.majority) < d || !c.mayJudge() || len(c.ring.Owned(c.me)) == 0 {
 		return nil
 	}
 	var out []peer.Name
@@ -80,10 +81,40 @@ func (c *core) dead(now time.Time) []peer.Name {
 			out = append(out, p)
 		}
 	}
+	out = out[:min(len(out), maxDying)]
 	if c.bound(c.me, proposal{dying: out, epochs: maxEpochs}) {
 		return nil
 	}
 	return out
+}
+
+// reclaimOff tells what stands against taking over the dead; it is empty if nothing does.
+func (c *core) reclaimOff(now time.Time) string {
+	w := &c.watch
+	switch h := c.hindered(againstJudging); {
+	case w.after <= 0:
+		return "turned off here"
+	case h != 0:
+		return h.String()
+	case w.majority.IsZero():
+		return "no majority of the address space is in reach"
+	}
+	if p, found := c.aloofOne(); found {
+		return fmt.Sprintf("%s takes no part: it has no allocator, or one of Weave Net, or was told not to", c.name(p))
+	}
+	owners := c.ring.Owners()
+	first := slices.IndexFunc(owners, c.known) // the one to act
+	for _, p := range owners {
+		since, away := w.absent[p]
+		switch due := since.Add(c.delay()); {
+		case !away || now.Before(due):
+		case !c.ring.CanReclaim(p):
+			return fmt.Sprintf("what is %s's was taken over too often - use 'rmpeer'", c.name(p))
+		case owners[first] != c.me && now.Sub(due) > 2*w.settle:
+			return fmt.Sprintf("%s, which is to take over %s, does not: see there", c.name(owners[first]), c.name(p))
+		}
+	}
+	return ""
 }
 
 // bound reports whether we have agreed to something that does not allow us to agree to x, which is q's. A proposer that is to
@@ -133,7 +164,7 @@ func (c *core) askMissing() {
 	x := &c.reclaim
 	for _, m := range slices.Sorted(maps.Keys(x.inquiry.missing)) {
 		if c.known(m) {
-			c.out.surveys = append(c.out.surveys, m)
+			c.out.survey(m)
 		} else {
 			delete(x.inquiry.missing, m)
 		}
@@ -186,7 +217,7 @@ func (c *core) askToAgree() {
 	for _, m := range c.members.names() {
 		if _, ok := c.reclaim.agreed[m]; !ok && m != c.me {
 			c.out.update(m)
-			c.out.surveys = append(c.out.surveys, m)
+			c.out.survey(m)
 		}
 	}
 }
@@ -201,16 +232,12 @@ func (c *core) takeOverDead(now time.Time) {
 	if slices.ContainsFunc(x.dying, func(p peer.Name) bool { return !slices.Contains(dead, p) }) {
 		return // one is back
 	}
-	agreed := func(p peer.Name) bool { _, ok := x.agreed[p]; return ok || p == c.me }
-	if !c.omit.agreement && !c.majority(agreed) {
+	if !c.rules.agreed(c) {
 		return
 	}
 	for _, p := range x.dying {
 		won := c.winDisputes(p, func(v uint32) uint32 { return ring.Later(v, x.epochs) })
-		next, moved := c.ring.Reclaim(p, c.me, x.epochs)
-		if c.omit.epochs {
-			next, moved = c.ring.Transfer(p, c.me)
-		}
+		next, moved := c.rules.reclaim(c.ring, p, c.me, x.epochs)
 		c.changeRing(next)
 		c.log.Info("took over the address space of a dead peer", "peer", c.name(p), "ranges", len(moved), "disputes", won,
 			"absent", now.Sub(c.watch.absent[p]).String())
@@ -220,10 +247,15 @@ func (c *core) takeOverDead(now time.Time) {
 	c.retry(now)
 }
 
+// carried reports whether a majority has agreed to our proposal.
+func (c *core) carried() bool {
+	return c.majority(func(p peer.Name) bool { _, ok := c.reclaim.agreed[p]; return ok || p == c.me })
+}
+
 // heardRing follows a state with a ring. fresh says that it is an answer, or spread by its peer, and not just gossip.
 func (c *core) heardRing(s state, fresh bool, now time.Time) {
 	w, x := &c.watch, &c.reclaim
-	if w.after <= 0 || c.released || s.copyOf == 0 || s.copyOf == c.me {
+	if w.after <= 0 || c.standing.has(released) || s.copyOf == 0 || s.copyOf == c.me {
 		return
 	}
 	c.considerProposal(s, now)
@@ -258,7 +290,7 @@ func (c *core) considerProposal(s state, now time.Time) {
 		delete(x.locks, s.copyOf)
 		c.tell()
 	}
-	if len(s.dying) == 0 || !c.misses(s.dying, now) || c.watch.lapsed || !c.trusted() || len(x.locks) >= maxLocks || c.bound(s.copyOf, s.proposal) {
+	if len(s.dying) == 0 || !c.misses(s.dying, now) || !c.mayJudge() || len(x.locks) >= maxLocks || c.bound(s.copyOf, s.proposal) {
 		return
 	}
 	if x.locks == nil {
@@ -277,6 +309,11 @@ func (c *core) misses(list []peer.Name, now time.Time) bool {
 		since, away := w.absent[p]
 		return !away || c.known(p) || now.Sub(since) < d
 	})
+}
+
+// condemned reports whether p is to be taken over, as we have agreed. It is not helped to a majority by what we have.
+func (c *core) condemned(p peer.Name) bool {
+	return lockedIn(state{proposal: c.reclaim.proposal, locks: c.reclaim.locks}, p)
 }
 
 // dropLocks ends those of proposers that have nothing any more, and are away: they were taken over themselves.

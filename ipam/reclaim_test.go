@@ -119,11 +119,11 @@ func TestFencedAfterLongAbsence(t *testing.T) {
 		}
 		w.pass(time.Hour)
 		d := w.start(4, reclaiming)
-		_, err := d.Allocate(w.within(5*time.Minute), "y", netip.Prefix{})
+		_, err := d.Allocate(w.within(20*time.Second), "y", netip.Prefix{})
 		require.Error(t, err)
 		require.Contains(t, d.Status().State, "waiting for a majority")
 		w.start(3, reclaiming)
-		_, err = d.Allocate(w.within(5*time.Minute), "y", netip.Prefix{})
+		_, err = d.Allocate(w.within(20*time.Second), "y", netip.Prefix{})
 		require.Error(t, err, "half, without the first address")
 		w.start(2, reclaiming)
 		require.Equal(t, p, w.allocate(d, "x"))

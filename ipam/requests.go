@@ -40,10 +40,10 @@ func (c *core) allocate(owner string, subnet netip.Prefix, now time.Time) (netip
 	if !subnet.Overlaps(c.prefix) {
 		return netip.Prefix{}, nil, fmt.Errorf("ipam: range %v %w: %v", subnet, ErrOutOfRange, c.prefix)
 	}
-	if c.released {
+	if c.standing.has(released) {
 		return netip.Prefix{}, nil, fmt.Errorf("ipam: allocate for %s: %w", owner, ErrReleased)
 	}
-	if c.giving() && !c.inDoubt(owner) {
+	if c.mayGive() && !c.inDoubt(owner, subnet) {
 		if p, ok := c.take(owner, subnet); ok {
 			return p, nil, nil
 		}
@@ -82,7 +82,7 @@ func (c *core) tryAllocate(w *waiter, now time.Time) {
 		w.answer(p, nil)
 		return
 	}
-	if !c.giving() || c.inDoubt(w.owner) {
+	if !c.mayGive() || c.inDoubt(w.owner, w.subnet) {
 		return
 	}
 	if p, ok := c.take(w.owner, w.subnet); ok {
@@ -103,9 +103,11 @@ func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 		weight float64
 	}
 	var list []candidate
-	for _, d := range c.ring.Donors(c.me, want) {
+	donors := c.ring.Donors(c.me, want)
+	c.waiting.hear(want, donors)
+	for _, d := range donors {
 		weight := float64(d.Free) * c.rand.Float64()
-		if now.Before(c.waiting.denied[denial{d.Peer, want}]) || !c.members.reachable(d.Peer) {
+		if c.waiting.refused(denial{d.Peer, want}, now) || !c.members.reachable(d.Peer) {
 			continue
 		}
 		list = append(list, candidate{d.Peer, weight})
@@ -122,7 +124,7 @@ func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 func (c *core) claim(owner string, p netip.Prefix) (*waiter, error) {
 	w := newWaiter(owner)
 	w.addr = p
-	if c.released {
+	if c.standing.has(released) {
 		return nil, fmt.Errorf("ipam: claim %v for %s: %w", p, owner, ErrReleased)
 	}
 	if c.tryClaim(w); w.answered {
@@ -139,7 +141,8 @@ func (c *core) claim(owner string, p netip.Prefix) (*waiter, error) {
 	return w, nil
 }
 
-// tryClaim answers w if it can, and asks the owner of the piece if not (section 4.4).
+// tryClaim answers w if it can, and asks the owner of the piece if not (section 4.4). An address that is new here must be one
+// that we may give out; one that was found in use is recorded if the ring says it is ours, and settled later if it is not.
 func (c *core) tryClaim(w *waiter) {
 	if w.answered {
 		return
@@ -150,20 +153,24 @@ func (c *core) tryClaim(w *waiter) {
 		w.answer(w.addr, c.claimHeld(w, holder, c.universe.Contains(a)))
 		return
 	}
-	inside := c.universe.Contains(a)
-	if inside && (!c.hasRing() || c.watch.fenced) {
-		return
-	}
-	if owner := c.ring.Owner(a); inside && owner != c.me {
-		c.out.request(request{want: addr.Single(a), to: []peer.Name{owner}, claim: true})
-		return
+	if c.universe.Contains(a) {
+		against, keeper := hindrance(againstGiving), c.keeper(a)
+		if w.adopted {
+			against, keeper = ringless|fenced, c.ring.Owner(a)
+		}
+		if _, doubted := c.doubts.owner(ip); doubted || c.hindered(against) != 0 {
+			return
+		}
+		if keeper != c.me {
+			c.out.request(request{want: addr.Single(a), to: []peer.Name{keeper}, claim: true})
+			return
+		}
 	}
 	owner := w.owner
 	if owner == Anonymous {
 		owner = ip.String()
 	}
 	c.record(owner, w.addr)
-	c.dirty.state = c.dirty.state || w.doubt // which doubts there are is stored
 	w.answer(w.addr, nil)
 }
 
@@ -185,14 +192,11 @@ func (c *core) claimHeld(w *waiter, holder string, inside bool) error {
 func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 	for _, w := range c.waiting.claims {
 		a := addr.FromNetip(w.addr.Addr())
-		if !want.Contains(a) || c.ring.Owner(a) != from {
+		if !want.Contains(a) || c.keeper(a) != from {
 			continue
 		}
 		err := fmt.Errorf("ipam: %w: address %v is owned by other peer %s", ErrConflict, w.addr, c.name(from))
 		if sendErr != nil {
-			if w.doubt {
-				continue
-			}
 			if w.unsent++; w.unsent <= claimAttempts {
 				continue
 			}
@@ -201,9 +205,6 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 		if w.adopted {
 			c.log.Warn("address found in use here belongs to another peer", "owner", w.owner, "err", err)
 		}
-		if w.doubt {
-			c.loseDoubt(w)
-		}
 		w.answer(netip.Prefix{}, err)
 	}
 	c.waiting.claims = open(c.waiting.claims)
@@ -211,7 +212,7 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 
 // asked answers a peer that wants space (section 2.7).
 func (c *core) asked(from peer.Name, want addr.Range) {
-	if !c.trusted() || c.watch.lapsed || !c.twin.IsZero() || c.released || from == c.me {
+	if !c.mayDonate() || from == c.me || c.condemned(from) {
 		return
 	}
 	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {
@@ -219,7 +220,7 @@ func (c *core) asked(from peer.Name, want addr.Range) {
 		return
 	}
 	gift, ok := c.donation(from, want.Intersect(c.universe))
-	ok = ok && !c.hides(from)
+	gift, ok = c.affordable(from, gift), ok && !c.hides(from)
 	if !ok && c.concede(from, want) {
 		gift, ok = want, true
 	}
@@ -244,6 +245,24 @@ func (c *core) hides(from peer.Name) bool {
 	return w.after > 0 && w.majority.IsZero() && c.shared() && c.aloof(from) && !slices.ContainsFunc(c.ring.Owners(), c.aloof)
 }
 
+// affordable cuts down a gift while owners are out of reach: those in reach, but for the one who gets it, are to keep a
+// majority, and as much to spare again. So a host that is replaced again and again takes less each time, and does not take
+// the majority with it, without which nobody could take over what it has left behind.
+func (c *core) affordable(to peer.Name, gift addr.Range) addr.Range {
+	if c.delay() == 0 || !slices.ContainsFunc(c.ring.Owners(), func(p peer.Name) bool { return !c.known(p) }) {
+		return gift
+	}
+	have, _ := c.weigh(func(p peer.Name) bool { return p != to && c.known(p) })
+	half := c.universe.Size().Half()
+	if !half.Less(have) {
+		return gift // there is none to keep
+	}
+	for spare := have.Sub(half).Half(); spare.Less(gift.Size()) && addr.From64(1).Less(gift.Size()); {
+		gift.Start = gift.Start.Add(gift.Size().Half())
+	}
+	return gift
+}
+
 // donation picks what of want to give to a peer. Space that was reclaimed is not for peers of Weave Net 2.8: what they give
 // away of it would not count as of its epoch.
 func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool) {
@@ -263,6 +282,7 @@ func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool
 // denied follows a peer's answer that it has nothing to give.
 func (c *core) denied(from peer.Name, want addr.Range, now time.Time) {
 	c.failClaims(from, want, nil)
+	c.loseDoubts(from, want)
 	c.giveIn(from, want)
-	c.waiting.deny(from, want, now)
+	c.waiting.deny(denial{from, want}, now)
 }

@@ -28,8 +28,12 @@ type view struct {
 // maxGather is how many changes are enough for one commit.
 const maxGather = 4096
 
-// encodingAge is how old the clock in an encoded state may be.
-const encodingAge = 30 * time.Second
+// An encoded state is kept for a while: its clock may be as old as encodingAge, but the age of a contact only contactAge, since
+// who hears of it relies on it.
+const (
+	encodingAge = 30 * time.Second
+	contactAge  = time.Second
+)
 
 // view returns our state as it is now: last itself if it is that already.
 func (c *core) view(last *view) *view {
@@ -42,7 +46,11 @@ func (c *core) view(last *view) *view {
 func (v *view) encode(now time.Time, form codec) []byte {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.encoded == nil || now.Sub(v.at) > encodingAge {
+	keep := encodingAge
+	if !v.state.contact.IsZero() {
+		keep = contactAge
+	}
+	if v.encoded == nil || now.Sub(v.at) > keep {
 		s := v.state
 		s.now = now.Unix()
 		v.encoded, v.at = form.encodeState(s), now
@@ -79,10 +87,10 @@ func (a *Allocator) Run(ctx context.Context) error {
 
 	a.mu.Lock()
 	a.running, a.ended = false, true
-	a.core.end()
 	a.mu.Unlock()
 	a.flush()
 	a.mu.Lock()
+	a.core.end()
 	a.next.finish(ErrClosed) // nothing is dirty, or the store fails
 	a.mu.Unlock()
 	return err
@@ -272,33 +280,37 @@ func (a *Allocator) sendLoop(ctx context.Context) {
 	}
 }
 
+// send sends, for which others wait, first. A peer that cannot be sent to in time is not tried again in the same round: it
+// must not hold up the others. slow are those.
 func (a *Allocator) send(ctx context.Context, out outbox) {
-	for _, d := range out.denials {
-		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, a.codec.encodeRange(d.want))) // the asker repeats its request
-	}
-	for _, p := range out.recipients() {
-		_ = a.unicast(ctx, p, encodeUnicast(tagUpdate, a.encoded())) // gossip brings it as well
-	}
-	if len(out.surveys) > 0 {
-		ask := encodeUnicast(tagUpdate, a.codec.encodeState(state{now: a.now().Unix()}))
-		for _, p := range out.surveys {
-			if a.unicast(ctx, p, ask) != nil {
-				a.mu.Lock()
-				a.core.surveyed(p, a.now()) // it will not answer
-				a.mu.Unlock()
-			}
-		}
-	}
+	slow := make(map[peer.Name]error)
 	for _, r := range out.requests {
-		a.ask(ctx, r)
+		a.ask(ctx, r, slow)
+	}
+	for _, d := range out.denials {
+		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, a.codec.encodeRange(d.want)), slow) // the asker repeats its request
+	}
+	for _, p := range named(out.updates) {
+		_ = a.unicast(ctx, p, encodeUnicast(tagUpdate, a.encoded()), slow) // gossip brings it as well
+	}
+	if len(out.surveys) == 0 {
+		return
+	}
+	ask := encodeUnicast(tagUpdate, a.codec.encodeState(state{now: a.now().Unix()}))
+	for _, p := range named(out.surveys) {
+		if a.unicast(ctx, p, ask, slow) != nil {
+			a.mu.Lock()
+			a.core.surveyed(p, a.now()) // it will not answer
+			a.mu.Unlock()
+		}
 	}
 }
 
 // ask sends a request to the first peer that it can be sent to.
-func (a *Allocator) ask(ctx context.Context, r request) {
+func (a *Allocator) ask(ctx context.Context, r request, slow map[peer.Name]error) {
 	msg := encodeUnicast(tagRequest, a.codec.encodeRange(r.want))
 	for _, p := range r.to {
-		err := a.unicast(ctx, p, msg)
+		err := a.unicast(ctx, p, msg, slow)
 		if err == nil {
 			return
 		}
@@ -310,8 +322,16 @@ func (a *Allocator) ask(ctx context.Context, r request) {
 	}
 }
 
-func (a *Allocator) unicast(ctx context.Context, to peer.Name, msg []byte) error {
+// unicast sends a message, unless to is among the slow; it notes there who is.
+func (a *Allocator) unicast(ctx context.Context, to peer.Name, msg []byte, slow map[peer.Name]error) error {
+	if err := slow[to]; err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 	defer cancel()
-	return a.sender.Unicast(ctx, to, msg)
+	err := a.sender.Unicast(ctx, to, msg)
+	if err != nil && ctx.Err() != nil {
+		slow[to] = err
+	}
+	return err
 }

@@ -23,7 +23,11 @@ type wireSaved struct {
 	Round    uint64
 	Locks    []wireLock
 	Doubts   []string
+	Lapsed   bool
+	Lost     []wireHolding
 }
+
+type wireHolding struct{ Owner, Addr string }
 
 // savedState is what the store keeps apart from holdings.
 type savedState struct {
@@ -37,6 +41,8 @@ type savedState struct {
 	round    uint64
 	locks    map[peer.Name]proposal
 	doubts   []netip.Addr // holdings that are in doubt, see fence.go
+	lapsed   bool         // we were cut off, and used what we had all the same
+	lost     []Holding
 }
 
 func encodeSaved(s savedState) []byte {
@@ -59,6 +65,10 @@ func encodeSaved(s savedState) []byte {
 	w.Reclaim, w.Round, w.Locks = toWireDelays(s.delays), s.round, toWireLocks(s.locks)
 	for _, a := range s.doubts {
 		w.Doubts = append(w.Doubts, a.String())
+	}
+	w.Lapsed = s.lapsed
+	for _, h := range s.lost {
+		w.Lost = append(w.Lost, wireHolding{h.Owner, h.Addr.String()})
 	}
 	return encode(w)
 }
@@ -99,6 +109,14 @@ func decodeSaved(b []byte) (savedState, error) {
 			return savedState{}, fmt.Errorf("%w: doubts: %w", ErrCorrupt, err)
 		}
 		s.doubts = append(s.doubts, a)
+	}
+	s.lapsed = w.Lapsed
+	for _, h := range w.Lost {
+		p, err := netip.ParsePrefix(h.Addr)
+		if err != nil {
+			return savedState{}, fmt.Errorf("%w: lost: %w", ErrCorrupt, err)
+		}
+		s.lost = append(s.lost, Holding{h.Owner, p})
 	}
 	if len(w.Paxos) > 0 {
 		if s.claims, err = fromWireClaims(w.Paxos); err != nil {

@@ -138,7 +138,7 @@ func TestScenarios(t *testing.T) {
 	deliver(t, p2, denied.Messages[0])
 	out := p2.takeOut()
 	require.Equal(t, []denial{{p(1), into[vecRange](t, denied.Messages[1].Decoded).span()}}, out.denials)
-	require.Equal(t, []peer.Name{p(1)}, out.recipients())
+	require.Equal(t, []peer.Name{p(1)}, named(out.updates))
 	requireRing(t, p2, denied.Messages[2])
 	deliver(t, p1, denied.Messages[1])
 	require.ErrorIs(t, w.err, ErrConflict)
@@ -162,7 +162,7 @@ func requireGrant(t *testing.T, c *core) {
 	t.Helper()
 	out := c.takeOut()
 	require.True(t, out.broadcast)
-	require.Equal(t, []peer.Name{p(1)}, out.recipients())
+	require.Equal(t, []peer.Name{p(1)}, named(out.updates))
 	require.Empty(t, out.denials)
 }
 

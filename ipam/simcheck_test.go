@@ -54,7 +54,7 @@ func (s *sim) unsure(p peer.Name) bool {
 		return false
 	}
 	st := n.Status()
-	return st.CutOff || st.Fenced || len(st.PendingClaims) > 0
+	return st.CutOff || st.Fenced || len(st.InDoubt) > 0
 }
 
 // gaveUp reports whether a peer says itself that it has not kept what it promised.
@@ -80,6 +80,7 @@ func (s *sim) trace(format string, args ...any) {
 
 // collect looks at new promises: nobody else may have been promised the same.
 func (s *sim) collect() {
+	s.noteRings()
 	s.mu.Lock()
 	list := s.answers
 	s.answers = nil
@@ -88,7 +89,7 @@ func (s *sim) collect() {
 		s.trace("%v has answered: %v for %s", x.at, x.addr, x.owner)
 		old, twice := s.promised[x.addr]
 		other := old.owner != x.owner || old.at != x.at
-		if twice && other && !s.lax() && !old.doubt && !s.dead(old.at) && !s.unsure(old.at) && !s.unsure(x.at) && !s.gaveUp(old, x.addr) {
+		if twice && other && !s.excused(x.addr, x.at, old.at) && !old.doubt && !s.dead(old.at) && !s.unsure(old.at) && !s.unsure(x.at) && !s.gaveUp(old, x.addr) {
 			s.blame("%v was promised to %v and to %v", x.addr, old, x.promise)
 		}
 		s.promised[x.addr] = x.promise
@@ -107,7 +108,7 @@ func (s *sim) check() {
 		if st.Twin && s.store == nil {
 			s.blame("%v believes it has a twin", n.name)
 		}
-		if st.CutOff || st.Fenced || len(st.PendingClaims) > 0 {
+		if st.CutOff || st.Fenced || len(st.InDoubt) > 0 {
 			continue
 		}
 		sure[n.name] = n
@@ -118,10 +119,8 @@ func (s *sim) check() {
 			held[promise{owner: o.Owner, at: n.name}] = o.Addrs[0].Addr()
 		}
 	}
-	if !s.lax() {
-		if double := s.double(func(n *node) bool { return sure[n.name] != nil }); double != "" {
-			s.blame("%s", double)
-		}
+	if double := s.double(func(n *node) bool { return sure[n.name] != nil }, s.excused); double != "" {
+		s.blame("%s", double)
 	}
 	for a, made := range s.promised {
 		if sure[made.at] == nil {
@@ -143,7 +142,7 @@ func (s *sim) check() {
 func (s *sim) settleDoubles() {
 	for _, n := range s.sorted() {
 		for _, x := range n.Status().Strays {
-			if s.lax() && x.Denied {
+			if x.Denied && s.excused(x.Addr, n.name, x.Peer) {
 				s.forget(func(made promise) bool { return made.owner == x.Owner })
 				s.accept(n.FreeAll(s.within(time.Second), x.Owner))
 			}
@@ -208,8 +207,8 @@ func (s *sim) brief() (text string) {
 			return text + "\n..."
 		}
 		st := n.Status()
-		text += fmt.Sprintf("\n%v: %s, %d in use, %d free, fenced %v, reclaiming %v, strays %v, claims %d, lost %v", n.name, st.State,
-			st.ActiveIPs, st.FreeIPs, st.Fenced, st.Reclaiming, st.Strays, len(st.PendingClaims), st.Lost)
+		text += fmt.Sprintf("\n%v: %s, %d in use, %d free, fenced %v, reclaiming %v, strays %v, in doubt %d, lost %v", n.name, st.State,
+			st.ActiveIPs, st.FreeIPs, st.Fenced, st.Reclaiming, st.Strays, len(st.InDoubt), st.Lost)
 		for _, p := range st.Peers {
 			text += fmt.Sprintf("; %v %v has %d", p.Peer, p.Reachable, p.IPs)
 		}

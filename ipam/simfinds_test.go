@@ -48,20 +48,20 @@ func reclaimed(p plan) plan {
 }
 
 func TestSimulationFindsAMissingFence(t *testing.T) {
-	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitFence; return p })
+	requireFound(t, reclaimed, func(p plan) plan { p.weaken = (*ipam.Allocator).OmitFence; return p })
 }
 
 func TestSimulationFindsAMissingAgreement(t *testing.T) {
-	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitAgreement; return p })
+	requireFound(t, reclaimed, func(p plan) plan { p.weaken = (*ipam.Allocator).OmitAgreement; return p })
 }
 
 func TestSimulationFindsMissingEpochs(t *testing.T) {
-	requireFound(t, reclaimed, func(p plan) plan { p.tweak = (*ipam.Config).OmitEpochs; return p })
+	requireFound(t, reclaimed, func(p plan) plan { p.weaken = (*ipam.Allocator).OmitEpochs; return p })
 }
 
 func TestSimulationFindsAnUnsafeBirth(t *testing.T) {
 	draw := func(p plan) plan { p.birth = grown; return p }
-	requireFound(t, draw, func(p plan) plan { p.tweak = (*ipam.Config).OmitSafeBirth; return p })
+	requireFound(t, draw, func(p plan) plan { p.weaken = (*ipam.Allocator).OmitSafeBirth; return p })
 }
 
 func TestSimulationFindsAForgottenGift(t *testing.T) {

@@ -30,11 +30,13 @@ type sim struct {
 	cutAt  time.Time         // since when there is a partition
 	cutFor time.Duration     // where dead peers are reclaimed: for how long
 	wiped  map[int]bool      // taken over by the operator: may come back only without its disk
+	fallen map[int]bool      // taken over by the operator, who did not know that it comes back with its disk
 	downAt map[int]time.Time // since when it is, or was cut off before
 	until  map[int]time.Time // dead at least until then
 	buried map[int]bool      // dead for ever
 
 	promised map[netip.Addr]promise // what was answered, and not given back
+	excuses
 
 	mu       sync.Mutex
 	ambushes *rand.Rand
@@ -58,14 +60,12 @@ func (s *sim) step() {
 	case x < 80:
 		s.claimOne(n)
 	case x < 88:
+		if s.r.IntN(3) == 0 {
+			s.restart(i, n)
+			return
+		}
 		s.bury(i, n)
-		s.downAt[i] = time.Now()
-		if s.split {
-			s.downAt[i] = s.cutAt
-		}
-		if s.check(); s.unsure(n.name) {
-			s.inDoubt(n.name)
-		}
+		s.fall(i, n)
 		s.trace("%v is killed, for ever: %v", n.name, s.buried[i])
 		s.kill(n.name)
 	case x < 93:
@@ -79,9 +79,37 @@ func (s *sim) step() {
 	}
 }
 
+// fall notes that a peer is about to end.
+func (s *sim) fall(i int, n *node) {
+	s.downAt[i] = time.Now()
+	if s.split {
+		s.downAt[i] = s.cutAt
+	}
+	if s.check(); s.unsure(n.name) {
+		s.inDoubt(n.name)
+	}
+}
+
+// restart ends a peer in good order, in the middle of what it does, and starts it again soon.
+func (s *sim) restart(i int, n *node) {
+	s.allocateSome(n)
+	s.freeSome(n)
+	s.pass(time.Duration(s.r.IntN(1000)) * time.Microsecond)
+	s.fall(i, n)
+	s.trace("%v is stopped", n.name)
+	s.stop(n.name)
+	s.wait(time.Duration(s.r.IntN(3000)) * time.Millisecond)
+	s.revive(i)
+}
+
 // hear is told what peer i logs. In the middle of a takeover it may be cut off, and the dead come back.
 func (s *sim) hear(i int, r slog.Record) {
 	s.events.count(r.Message)
+	if r.Message == "giving up our ring for another that was born apart" {
+		s.mu.Lock()
+		s.joined[name(i)] = true
+		s.mu.Unlock()
+	}
 	if *simTrace {
 		text := r.Message
 		r.Attrs(func(a slog.Attr) bool { text += " " + a.String(); return true })
@@ -278,7 +306,7 @@ func (s *sim) takeOverOne(n *node) {
 	for i := range s.size {
 		switch {
 		case s.nodes[name(i+1)] != nil || s.wiped[i+1]:
-		case gone == 0:
+		case gone == 0 && !s.fallen[i+1]:
 			gone = i + 1
 		case !s.careless:
 			return
@@ -291,13 +319,28 @@ func (s *sim) takeOverOne(n *node) {
 	if s.nodes[n.name] != n || s.split {
 		return
 	}
+	space, share := s.spaceOf(n, name(gone))
 	if _, err := n.TakeOver(s.within(time.Minute), name(gone)); err == nil {
-		s.wiped[gone] = true
-		s.forget(func(made promise) bool { return made.at == name(gone) })
+		s.tookOver(gone, space, share)
 	} else {
 		s.accept(err)
 	}
 	s.wait(2 * time.Minute)
+}
+
+// tookOver follows a takeover by the operator. Some of those who are taken over were not gone.
+func (s *sim) tookOver(gone int, space []netip.Addr, share float64) {
+	back := s.r.IntN(3) == 0 && (s.delay <= 0 || share < 0.4) // or else it could take over others in its turn
+	if s.careless || back {
+		s.taint(space)
+	}
+	if back {
+		s.fallen[gone] = true
+		s.inDoubt(name(gone))
+		return
+	}
+	s.wiped[gone] = true
+	s.forget(func(made promise) bool { return made.at == name(gone) })
 }
 
 // accept takes the errors that may come of a call in such times.

@@ -31,12 +31,15 @@ type Status struct {
 	Disputes   []Dispute   // ranges of ours that others claim, out of which nothing is given
 	Faults     []Fault     // rings of others that cannot be merged with ours
 	Strays     []Stray     // addresses in use here that lie in others' pieces
+	NotGiving  string      // why nothing new is given out here; empty if it is
 	Suspect    bool        // the stored ring waits to be confirmed by a peer; nothing new is given out
 	Fenced     bool        // we were away for so long that a majority must confirm the ring; nothing new is given out
 	Twin       bool        // another peer uses our name, or our store is an old copy; nothing new is given out
 	CutOff     bool        // from most of the address space, for so long that others may take over what is ours
+	ReclaimOff string      // why the space of dead peers is not taken over, and by whose doing; empty if it is
 	Reclaiming []Reclaim   // what is taken over from dead peers, and waits for a majority to agree
-	Lost       []Holding   // addresses that were given to others while we were away
+	InDoubt    []Holding   // addresses that we had before a long absence, and do not know yet whether they are ours
+	Lost       []Holding   // addresses that turned out to be given to others while we were away, until their owners are freed; at most 256
 	Released   bool        // the space was given away
 	Commits    uint64      // to the store, successful or not
 	StoreError string      // of the last commit; empty if it went well
@@ -120,12 +123,15 @@ func (a *Allocator) Status() Status {
 		Disputes:      c.listDisputes(),
 		Faults:        c.listFaults(),
 		Strays:        c.listStrays(),
-		Suspect:       !c.suspect.IsZero(),
-		Fenced:        c.watch.fenced,
-		CutOff:        c.watch.lapsed,
-		Twin:          !c.twin.IsZero(),
+		NotGiving:     c.hindered(againstGiving).String(),
+		Suspect:       c.standing.has(suspect),
+		Fenced:        c.standing.has(fenced),
+		CutOff:        c.standing.has(lapsed),
+		Twin:          c.standing.has(twin),
 		Lost:          slices.Clone(c.watch.lost),
-		Released:      c.released,
+		InDoubt:       c.doubts.all(),
+		ReclaimOff:    c.reclaimOff(a.now().Round(0)),
+		Released:      c.standing.has(released),
 		Commits:       a.commits,
 	}
 	for _, p := range c.reclaim.dying {
@@ -151,6 +157,7 @@ func (a *Allocator) Status() Status {
 	if a.storeErr != nil {
 		s.StoreError = a.storeErr.Error()
 	}
+	slices.SortFunc(s.InDoubt, byAddr)
 	s.State = c.stateLine(s)
 	return s
 }
@@ -228,13 +235,13 @@ func (c *core) listFaults() []Fault {
 func (c *core) stateLine(s Status) string {
 	switch {
 	case s.Twin:
-		return "another peer uses our name, or the store is an old copy: nothing new is given out"
+		return twin.String()
 	case s.Fenced:
-		return "away for long: waiting for a majority of the address space to confirm the ring - use 'rmpeer' for dead peers"
+		return fenced.String()
 	case len(s.Peers) > 0 && !slices.ContainsFunc(s.Peers, func(p PeerSpace) bool { return p.Reachable }):
 		return "all IP ranges owned by unreachable peers - use 'rmpeer' if they are dead"
 	case s.CutOff:
-		return "cut off from most of the address space for long: others may take over what is ours - use 'rmpeer' for dead peers"
+		return lapsed.String()
 	case len(s.Peers) > 0 && len(s.PendingAllocates) > 0:
 		return "waiting for IP(s) to become available"
 	case len(s.Peers) > 0:

@@ -89,7 +89,7 @@ func TestAddressGivenTwiceBeforeTheRingsMet(t *testing.T) {
 		s := b.Status().Strays
 		require.Len(t, s, 1, "the other came home")
 		require.Equal(t, ipam.Stray{Owner: "y", Addr: netip.MustParseAddr("10.32.0.1"), Peer: name(1), Denied: true}, s[0])
-		require.NotEmpty(t, w.double(func(*node) bool { return true }))
+		require.NotEmpty(t, w.double(func(*node) bool { return true }, nil))
 		require.NoError(t, a.FreeAll(w.within(time.Second), "x"))
 		w.eventually(2*time.Minute, "home", func() bool { return len(b.Status().Strays) == 0 })
 		w.pass(time.Minute)

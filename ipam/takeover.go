@@ -31,7 +31,9 @@ func (c *core) beginSurvey(others []peer.Name, now time.Time) <-chan struct{} {
 		s.missing[p] = struct{}{}
 	}
 	c.survey = s
-	c.out.surveys = slices.Clone(others)
+	for _, p := range others {
+		c.out.survey(p)
+	}
 	c.checkSurvey(now)
 	return s.done
 }
@@ -56,7 +58,7 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	if from == c.me || !c.hasRing() {
 		return 0, nil
 	}
-	if c.released {
+	if c.standing.has(released) {
 		return 0, fmt.Errorf("ipam: take over %s: %w", c.name(from), ErrReleased)
 	}
 	if c.members.reachable(from) {
@@ -95,10 +97,10 @@ func (c *core) winDisputes(gone peer.Name, raised func(uint32) uint32) (won bool
 
 // release gives all we have to an heir, and forgets it. What waits is cancelled.
 func (c *core) release(known []peer.Name) {
-	if c.released {
+	if c.standing.has(released) {
 		return
 	}
-	c.released = true
+	c.standing.hold(released)
 	c.reclaim.dying = nil
 	c.waiting.fail(fmt.Errorf("ipam: %w", ErrReleased))
 	c.voting, c.elector = false, nil
@@ -111,10 +113,10 @@ func (c *core) release(known []peer.Name) {
 		c.out.update(heir)
 		c.log.Info("gave our address space to a peer", "peer", c.name(heir))
 	}
-	for _, h := range c.book.all() {
+	for _, h := range slices.Concat(c.book.all(), c.doubts.all()) {
 		c.touch(h.Addr.Addr())
 	}
-	c.book = book{}
+	c.book, c.doubts = book{}, book{}
 	c.taken.Remove(c.universe)
 	c.updateUsable()
 }

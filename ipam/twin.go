@@ -21,17 +21,9 @@ func (c *core) noteTwin(ahead []addr.Addr, now time.Time) {
 	if !slices.ContainsFunc(ahead, func(a addr.Addr) bool { return !c.inDispute(addr.Single(a)) }) {
 		return
 	}
-	if c.twin.IsZero() {
+	if !c.standing.has(twin) {
 		c.log.Error("another peer uses our name, or our store is an old copy: nothing new is given out", "name", c.me,
 			"at", ahead[0])
 	}
-	c.twin = now.Add(twinFor)
-}
-
-// forgetTwin ends that.
-func (c *core) forgetTwin(now time.Time) {
-	if !c.twin.IsZero() && !now.Before(c.twin) {
-		c.twin = time.Time{}
-		c.log.Info("no more sign of another peer with our name")
-	}
+	c.standing.holdUntil(twin, now.Add(twinFor))
 }

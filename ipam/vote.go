@@ -8,7 +8,7 @@ import (
 
 // startVote gets a ring made, if there is none and nobody is at it (section 3.3). It is called when somebody needs one.
 func (c *core) startVote() {
-	if c.hasRing() || c.voting || c.released {
+	if c.hasRing() || c.voting || c.standing.has(released) {
 		return
 	}
 	c.voting = true
@@ -24,16 +24,23 @@ func (c *core) startVote() {
 // old rule asks for less.
 const patience = 4
 
-// quorum returns how many voters must agree. If the size of the cluster was not configured, it counts our targets and us, as
-// in Weave Net 2.8, of which it needs more than half. But as long as there is hope that they all vote, all in reach must
-// agree: two such votes share a voter, whoever comes in between, where majorities of a growing cluster may not.
+// quorum returns how many voters must agree.
 func (c *core) quorum() int {
 	if c.birth.size > 0 {
 		return paxos.QuorumOf(c.birth.size)
 	}
-	old := paxos.QuorumOf(max(c.targets(), 0) + 1)
+	return c.rules.quorum(c)
+}
+
+// oldQuorum counts our targets and us, as in Weave Net 2.8, and needs more than half of them.
+func (c *core) oldQuorum() int { return paxos.QuorumOf(max(c.targets(), 0) + 1) }
+
+// openQuorum is at least that. But as long as there is hope that they all vote, all in reach must agree: two such votes share
+// a voter, whoever comes in between, where majorities of a growing cluster may not.
+func (c *core) openQuorum() int {
+	old := c.oldQuorum()
 	switch {
-	case c.omit.birth || c.voteTicks >= 2*patience:
+	case c.voteTicks >= 2*patience:
 		return old
 	case c.voteTicks >= patience:
 		return max(old, paxos.QuorumOf(c.members.count()))

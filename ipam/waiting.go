@@ -1,11 +1,13 @@
 package ipam
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
+	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -18,7 +20,13 @@ type waiting struct {
 	primes []*waiter
 	claims []*waiter
 	allocs []*waiter
-	denied map[denial]time.Time // who had nothing to give for what, and until when that counts
+	denied map[denial]refusal // who had nothing to give for what
+}
+
+// refusal is for how long a denial counts, at most.
+type refusal struct {
+	until time.Time
+	free  uint64 // the least that the peer has told of since; if it tells of more, it has got some
 }
 
 // waiter is one call that waits.
@@ -28,7 +36,6 @@ type waiter struct {
 	addr     netip.Prefix // what to claim
 	unsent   int          // how often the request could not be sent
 	adopted  bool         // a claim of the start, for which nobody waits
-	doubt    bool         // a claim of what we had before a long absence; adopted as well
 	answered bool
 	result   netip.Prefix
 	err      error
@@ -65,26 +72,48 @@ func (q *waiting) fail(err error) {
 	q.primes, q.claims, q.allocs = nil, nil, nil
 }
 
-// deny notes that from has nothing to give for want.
-func (q *waiting) deny(from peer.Name, want addr.Range, now time.Time) {
+// deny notes that d.to has nothing to give for d.want.
+func (q *waiting) deny(d denial, now time.Time) {
 	if q.denied == nil {
-		q.denied = make(map[denial]time.Time)
+		q.denied = make(map[denial]refusal)
 	}
-	for d, until := range q.denied {
-		if now.After(until) || len(q.denied) >= maxDenials {
-			delete(q.denied, d)
+	for old, r := range q.denied {
+		if now.After(r.until) || len(q.denied) >= maxDenials {
+			delete(q.denied, old)
 		}
 	}
-	q.denied[denial{from, want}] = now.Add(deniedFor)
+	q.denied[d] = refusal{until: now.Add(deniedFor), free: math.MaxUint64}
 }
+
+// hear compares denials of want with what peers tell of free addresses there: those end of who tells of more than before.
+func (q *waiting) hear(want addr.Range, donors []ring.Donor) {
+	told := make(map[peer.Name]uint64, len(donors))
+	for _, d := range donors {
+		told[d.Peer] = d.Free
+	}
+	for d, r := range q.denied {
+		switch free := told[d.to]; {
+		case d.want != want:
+		case free > r.free:
+			delete(q.denied, d)
+		default:
+			r.free = free
+			q.denied[d] = r
+		}
+	}
+}
+
+// refused reports whether d counts.
+func (q *waiting) refused(d denial, now time.Time) bool { return now.Before(q.denied[d].until) }
 
 // open drops what is answered from a list.
 func open(list []*waiter) []*waiter {
 	return slices.DeleteFunc(list, func(w *waiter) bool { return w.answered })
 }
 
-// retry tries everything that waits: primes, then claims, then allocations.
+// retry tries everything that waits: what is in doubt, then primes, claims, and allocations.
 func (c *core) retry(now time.Time) {
+	c.settleDoubts()
 	q := &c.waiting
 	if q.len() == 0 {
 		return
@@ -103,9 +132,9 @@ func (c *core) retry(now time.Time) {
 		c.tryClaim(w)
 	}
 	q.claims = open(q.claims)
-	hopeless := make(map[netip.Prefix]bool) // an attempt for the same subnet has just failed
+	hopeless := make(map[netip.Prefix]bool) // there was nothing left of the subnet for somebody before
 	for _, w := range q.allocs {
-		if !hopeless[w.subnet] {
+		if !hopeless[w.subnet] && !c.inDoubt(w.owner, w.subnet) {
 			c.tryAllocate(w, now)
 			hopeless[w.subnet] = !w.answered
 		}

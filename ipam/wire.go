@@ -24,7 +24,16 @@ const (
 	tagDenied  = 2 // body: range
 )
 
+const (
+	// maxSeeds is how many peers a ring may have been divided among first: no vote has more.
+	maxSeeds = paxos.MaxVoters
+	// maxDying is how many peers may be taken over at once.
+	maxDying = 1 << 12
+)
+
 var (
+	errOrder   = errors.New("names are not ascending")
+	errTooMany = errors.New("too many names")
 	errTooLong = errors.New("message too long")
 	errEmpty   = errors.New("empty message")
 	errNumber  = errors.New("number out of range")
@@ -144,7 +153,7 @@ func decodeState(b []byte) (state, error) {
 		}
 	}
 	var err error
-	if s.dying, err = fromWireNames(w.Dying); err == nil {
+	if s.dying, err = fromWireDying(w.Dying); err == nil {
 		s.locks, err = fromWireLocks(w.Locks)
 	}
 	if err != nil {
@@ -217,6 +226,9 @@ func fromWireRing(w *wireRing) (*ring.Ring, error) {
 		}
 		r.Tokens[i] = ring.Token{At: addr.From64(e.Token), Peer: name, Version: uint32(e.Version), Free: e.Free}
 	}
+	if len(w.Seeds) > maxSeeds {
+		return nil, errTooMany
+	}
 	var err error
 	r.Seeds, err = fromWireNames(w.Seeds)
 	return r, err
@@ -241,6 +253,27 @@ func fromWireNames(list []uint64) ([]peer.Name, error) {
 		}
 	}
 	return names, nil
+}
+
+func fromWireDying(list []uint64) ([]peer.Name, error) {
+	names, err := fromWireNames(list)
+	if err == nil {
+		err = checkDying(names)
+	}
+	return names, err
+}
+
+// checkDying tests a list of peers to be taken over.
+func checkDying(list []peer.Name) error {
+	if len(list) > maxDying {
+		return errTooMany
+	}
+	for i := 1; i < len(list); i++ {
+		if list[i-1] >= list[i] {
+			return errOrder
+		}
+	}
+	return nil
 }
 
 func toWireDelays(delays map[peer.Name]time.Duration) map[uint64]uint64 {
@@ -287,13 +320,16 @@ func fromWireLocks(w []wireLock) (map[peer.Name]proposal, error) {
 	if len(w) == 0 {
 		return nil, nil
 	}
+	if len(w) > maxLocks {
+		return nil, errTooMany
+	}
 	locks := make(map[peer.Name]proposal)
 	for _, x := range w {
 		q, err := peer.FromUint64(x.Proposer)
 		if err != nil {
 			return nil, err
 		}
-		dying, err := fromWireNames(x.Dying)
+		dying, err := fromWireDying(x.Dying)
 		if err != nil {
 			return nil, err
 		}

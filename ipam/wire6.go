@@ -178,6 +178,7 @@ func (compactCodec) decodeState(b []byte) (state, error) {
 		}
 		s.locks[d.someone()] = d.proposal()
 	}
+	d.bad = d.bad || len(s.locks) > maxLocks
 	switch {
 	case flags&flagRing != 0:
 		s.ring, s.copyOf = d.ring()
@@ -308,6 +309,7 @@ func (d *reader) ring() (*ring.Ring, peer.Name) {
 	copyOf := d.name()
 	r := ring.New(addr.Range{Start: d.addr(), End: d.addr()})
 	r.Seeds = d.names()
+	d.bad = d.bad || len(r.Seeds) > maxSeeds
 	n := d.count(peer.NameSize + 3)
 	r.Tokens = make([]ring.Token, 0, n)
 	at := r.Range.Start
@@ -325,7 +327,9 @@ func (d *reader) ring() (*ring.Ring, peer.Name) {
 func (d *reader) voter() paxos.Voter { return paxos.Voter{Name: d.name(), UID: peer.UID(d.uvarint())} }
 
 func (d *reader) proposal() proposal {
-	return proposal{round: d.uvarint(), epochs: d.uvarint(), dying: d.names()}
+	x := proposal{round: d.uvarint(), epochs: d.uvarint(), dying: d.names()}
+	d.bad = d.bad || checkDying(x.dying) != nil
+	return x
 }
 
 func (d *reader) id() paxos.ID { return paxos.ID{Round: d.uvarint(), Proposer: d.voter()} }
