@@ -65,6 +65,22 @@ func TestWindowAgainstModel(t *testing.T) {
 	}
 }
 
+// TestWindowDense has most numbers come, many of them late, so that pages fill.
+func TestWindowDense(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 0))
+	var numbers []uint64
+	for n := uint64(span - 100000); n < span+150000; n++ {
+		if r.IntN(50) == 0 {
+			continue
+		}
+		numbers = append(numbers, n)
+		if r.IntN(30) == 0 {
+			numbers = append(numbers, n-min(n, r.Uint64N(120000)))
+		}
+	}
+	requireSame(t, numbers)
+}
+
 func TestWindowCorners(t *testing.T) {
 	const top = ^uint64(0)
 	requireSame(t, []uint64{0, 0, span - 1, span, 0, 1, 2*span - 1, 2 * span, 2, span + 1, top, top, top - 1, top - span, top - 2*span, 0})

@@ -37,3 +37,24 @@ func choosePath(f *overlay.Frame, mtu int, fragTrusted bool) path {
 		return pathD
 	}
 }
+
+// choosePath2 decides for sleeve2, which looks behind VLAN tags and says more often what is too big. It sends in pieces only
+// what nobody can be told of.
+func choosePath2(f *overlay.Frame, mtu int) path {
+	if len(f.Data) <= mtu+overlay.HeaderLen {
+		return pathD
+	}
+	at, v6, isIP := ipOffset(f.Data)
+	switch {
+	case !isIP, v6 && (f.Flooded || mtu-tagsBefore(at) < minIPv6MTU):
+		return pathN
+	case v6:
+		return pathAnswer
+	case f.Data[at+6]&(flagDF>>8) == 0:
+		return pathFragment
+	case f.Flooded:
+		return pathN
+	default:
+		return pathAnswer
+	}
+}

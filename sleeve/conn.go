@@ -9,7 +9,7 @@ const MaxDatagram = 65507
 type Message struct {
 	// Data is the UDP payload. To read it is a buffer: its capacity is used, its length set.
 	Data []byte
-	// Remote is the other end.
+	// Remote is the other end. The zone of an IPv6 address is the number of an interface.
 	Remote netip.AddrPort
 	// Local is the source address for sending. The zero Addr leaves it to the routing table. Reading does not set it.
 	Local netip.Addr

@@ -61,6 +61,17 @@ func TestVectorPMTUSearch(t *testing.T) {
 	}
 }
 
+// TestMTUComesFirst sees that the MTU is asked for before frames can come, which would else be packed to the largest datagram.
+func TestMTUComesFirst(t *testing.T) {
+	l, _, _ := newTestLink(t, testA, nil)
+	l.machine.onEstablished(time.Now())
+	var kinds []actionKind
+	for _, a := range l.machine.take(nil) {
+		kinds = append(kinds, a.kind)
+	}
+	require.Equal(t, []actionKind{doAskMTU, doReport, doFragTest}, kinds)
+}
+
 // Below the usual floor the kernel's word is taken: 2.8 would settle on 552, which does not pass.
 func TestSearchBelowFloor(t *testing.T) {
 	var s search
@@ -331,6 +342,8 @@ func TestLimiter(t *testing.T) {
 func FuzzTooBig(f *testing.F) {
 	f.Add(ipFrame(f, 2000, false, true), 1438)
 	f.Add(ipFrame(f, 2000, true, true), 1280)
+	f.Add(tag(ipFrame(f, 2000, false, false)), 1400)
+	f.Add(tag(tag(ipFrame(f, 2000, true, false))), 1400)
 	for _, c := range loadVectors(f).Fragmentation {
 		f.Add([]byte(c.Frame), c.MTU)
 	}
@@ -338,7 +351,7 @@ func FuzzTooBig(f *testing.F) {
 		if mtu < minTestMTU || mtu > maxIP || len(frame) > MaxDatagram {
 			return
 		}
-		if reply, ok := appendTooBig(nil, frame, mtu); ok && len(reply) > overlay.HeaderLen+minIPv6MTU {
+		if reply, ok := appendTooBig(nil, frame, mtu); ok && len(reply) > overlay.HeaderLen+maxTags*vlanTagLen+minIPv6MTU {
 			t.Fatal("reply too long")
 		}
 		pieces, ok := newFragments(frame, mtu)
@@ -351,7 +364,7 @@ func FuzzTooBig(f *testing.F) {
 			if !more {
 				break
 			}
-			p, ok := parseIPv4(b)
+			p, ok := parseIPv4At(b, pieces.at)
 			if !ok || len(b) > max(mtu+overlay.HeaderLen, minEthernet) {
 				t.Fatal("bad fragment")
 			}

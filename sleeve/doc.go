@@ -26,15 +26,33 @@
 // # sleeve2
 //
 // Two peers that both know it use a second overlay, [Overlay2], on the same socket: [Overlay.Sleeve2]. It carries super-frames
-// of segmentation offload as they are, so that the TCP streams of containers are neither cut nor checksummed on their way, has
-// AES-256-GCM where the processor helps, fresh keys while it runs, and probes its paths. Its format is in sleeve2.md, with vectors
-// in testdata/sleeve2.json. The Overlay is its fallback: offer it first, and the Overlay behind it.
+// of segmentation offload as they are, so that the TCP streams of containers are neither cut nor checksummed on their way. The
+// Overlay is its fallback: offer it first, and the Overlay behind it. Its format is in sleeve2.md, with vectors in
+// testdata/sleeve2.json; in short:
+//
+//	datagram: 0x4f | epoch (1) | 0 (2) | link (4) | number (8) | content, sealed
+//	content:  frames, or a part of a super-frame, or a ping, or the answer to one | kind (1)
+//	frame:    length (2) | flags and hops (1) | [ source and destination peer (12) ] | Ethernet frame
+//	part:     payload of a segment | headers of the super-frame | what it is a part of (10 or 22)
+//
+// What matters most of the rest:
+//
+//   - Each end names its id of the link, what it can, and a check mark in a hello, all that goes over the mesh connection.
+//   - The seal is AES-256-GCM if both have it in hardware, else ChaCha20-Poly1305, with a key for each direction and epoch,
+//     by HKDF from the session key; in the clear it is the receiver's check mark. The header is authenticated, numbers are
+//     taken once.
+//   - An epoch ends after 10 minutes or 2^28 datagrams. A receiver opens the newest epoch, the one before, and the next.
+//   - Pings establish the link, move it to another address, put it on hold after 10 s without answers, and test the path's MTU.
+//   - Frames that are too long are answered, cut into IP fragments, or, if neither is right, sent in a datagram that may be
+//     fragmented. DSCP and ECN go by RFC 6040. A frame comes over 63 links at most.
 //
 // # Cores
 //
 // Frames are sealed by who sends them, in its goroutine: for those of this host that is the switch's reader of the port, of
-// which there is one for each queue that the port has. The socket has as many queues as there are cores, up to 8; what comes from one remote comes from one
-// queue, is opened there and written to the port, so that flows keep their order.
+// which there is one for each queue that the port has. The socket has as many queues as there are cores, up to 8; what comes
+// from one remote comes from one queue, is opened there and written to the port, so that flows keep their order. So a link
+// opens on one core, and what it brings is limited by that; several links use several. To spread the opening of one link
+// would need a second pass that puts the parts of super-frames together again, which now fall into place as they are opened.
 //
 // # Where the time goes
 //
@@ -72,4 +90,21 @@
 //   - The inner IP header is checked against the frame before it is believed.
 //   - The round trip in a link's status is that of MTU tests, whose answers come over the mesh connection.
 //   - The underlay may be IPv6, which adds 20 bytes to each datagram; 2.8 has IPv4 only.
+//
+// # What remains of its weak points
+//
+// On the old wire, and gone in sleeve2:
+//
+//   - In the clear anybody who knows two peers' names can inject frames and answers to tests, from any address. To take them
+//     from known addresses alone is no way out: on a host with several addresses Weave Net's channel N may come from another
+//     one.
+//   - One such datagram may hold 2300 tiny broadcasts, which a receiver has to take. Sleeve2 takes none without the check mark.
+//   - DSCP and ECN of inner packets are not copied.
+//   - The first packets to a station that is not known yet are flooded; those that are too big and must not be cut are
+//     dropped, and nobody is told. Sleeve2 sends them in pieces.
+//   - IP packets behind VLAN tags are not looked at, and go on channel N.
+//   - One key for both directions, without end.
+//
+// On both: relays open and seal what passes, there is nothing between the first peer and the last. Whoever sees the traffic
+// of a link in the clear can forge it.
 package sleeve

@@ -36,6 +36,9 @@ func ipOffset(frame []byte) (at int, v6, ok bool) {
 	return 0, false, false
 }
 
+// tagsBefore is the length of the VLAN tags before an IP header at an offset.
+func tagsBefore(at int) int { return at - overlay.HeaderLen }
+
 // trafficClass returns DSCP and ECN of the IP packet in a frame.
 func trafficClass(frame []byte) (class uint8, ok bool) {
 	at, v6, ok := ipOffset(frame)

@@ -24,23 +24,29 @@ func appendTooBig(b, frame []byte, mtu int) (_ []byte, ok bool) {
 	if len(frame) < overlay.HeaderLen || overlay.MAC(frame[0:6]).IsGroup() || overlay.MAC(frame[6:12]).IsGroup() {
 		return b, false
 	}
-	if p, ok := parseIPv4(frame); ok {
-		if !answerable4(p) {
-			return b, false
-		}
-		return appendFragmentationNeeded(appendReverse(b, frame), p, mtu), true
-	}
-	if !isIPv6(frame) || !answerable6(frame[overlay.HeaderLen:]) {
+	at, v6, ok := ipOffset(frame)
+	if !ok {
 		return b, false
 	}
-	return appendPacketTooBig(appendReverse(b, frame), frame[overlay.HeaderLen:], mtu), true
+	mtu -= tagsBefore(at)
+	if v6 {
+		if !answerable6(frame[at:]) {
+			return b, false
+		}
+		return appendPacketTooBig(appendReverse(b, frame[:at]), frame[at:], mtu), true
+	}
+	p, ok := parseIPv4At(frame, at)
+	if !ok || !answerable4(p) {
+		return b, false
+	}
+	return appendFragmentationNeeded(appendReverse(b, frame[:at]), p, mtu), true
 }
 
-// appendReverse appends the Ethernet header of an answer.
-func appendReverse(b, frame []byte) []byte {
-	b = append(b, frame[6:12]...)
-	b = append(b, frame[0:6]...)
-	return append(b, frame[12:14]...)
+// appendReverse appends the Ethernet header of an answer, with the VLAN tags of what it answers.
+func appendReverse(b, header []byte) []byte {
+	b = append(b, header[6:12]...)
+	b = append(b, header[0:6]...)
+	return append(b, header[12:]...)
 }
 
 // answerable4 follows RFC 1122, 3.2.2: no answers to ICMP errors, later fragments, and packets that are not between two

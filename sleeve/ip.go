@@ -25,17 +25,24 @@ func etherType(frame []byte) uint16 { return binary.BigEndian.Uint16(frame[overl
 
 // ipv4 is a checked view of the IPv4 packet in a frame.
 type ipv4 struct {
-	packet []byte // all of the frame behind the Ethernet header
+	packet []byte // all of the frame behind the Ethernet header and VLAN tags
 	header int    // length with options
 }
 
-// parseIPv4 returns the packet of a frame whose type is IPv4 and whose header is whole. Its total length may still be more
-// than there is; see payload.
+// parseIPv4 returns the packet of a frame whose type, without VLAN tags, is IPv4 and whose header is whole. Its total length may
+// still be more than there is; see payload.
 func parseIPv4(frame []byte) (p ipv4, ok bool) {
-	if len(frame) < overlay.HeaderLen+ipv4MinHeader || etherType(frame) != etherTypeIPv4 {
+	if len(frame) < overlay.HeaderLen || etherType(frame) != etherTypeIPv4 {
 		return p, false
 	}
-	p.packet = frame[overlay.HeaderLen:]
+	return parseIPv4At(frame, overlay.HeaderLen)
+}
+
+// parseIPv4At is parseIPv4 for a packet whose place is known.
+func parseIPv4At(frame []byte, at int) (p ipv4, ok bool) {
+	if p.packet = frame[at:]; len(p.packet) < ipv4MinHeader {
+		return p, false
+	}
 	p.header = int(p.packet[0]&15) * 4
 	ok = p.packet[0]>>4 == 4 && p.header >= ipv4MinHeader && p.header <= len(p.packet)
 	return p, ok
@@ -95,20 +102,26 @@ func checksum(s uint32) uint16 {
 // fragments cuts an IPv4 packet into pieces that fit an MTU; section 13 of the sleeve specification, RFC 791.
 type fragments struct {
 	frame  []byte
+	at     int // offset of the packet in it
 	ip     ipv4
 	rest   []byte
 	offset uint16 // of rest, in units of 8 bytes, with the flags of the original
 	piece  int    // bytes in each fragment, a multiple of 8
 }
 
-// newFragments fails if the packet contradicts its frame, would end beyond the largest packet, or cannot be cut that small.
+// newFragments fails if the packet contradicts its frame, would end beyond the largest packet, or cannot be cut that small. The MTU
+// is that of frames without VLAN tags.
 func newFragments(frame []byte, mtu int) (f fragments, ok bool) {
-	ip, ok := parseIPv4(frame)
+	at, v6, ok := ipOffset(frame)
+	if !ok || v6 {
+		return f, false
+	}
+	ip, ok := parseIPv4At(frame, at)
 	if !ok {
 		return f, false
 	}
 	payload, ok := ip.payload()
-	f = fragments{frame: frame, ip: ip, rest: payload, offset: ip.flags(), piece: (mtu - ip.header) &^ 7}
+	f = fragments{frame: frame, at: at, ip: ip, rest: payload, offset: ip.flags(), piece: (mtu - tagsBefore(at) - ip.header) &^ 7}
 	ok = ok && f.piece > 0 && int(f.offset&offsetMask)*8+len(payload) <= maxIP
 	return f, ok
 }
@@ -118,14 +131,14 @@ func (f *fragments) appendNext(b []byte) (_ []byte, more bool) {
 	if f.rest == nil {
 		return b, false
 	}
-	start, header := len(b), overlay.HeaderLen+f.ip.header
+	start, header := len(b), f.at+f.ip.header
 	n, offset := len(f.rest), f.offset
 	if n > f.piece {
 		n, offset = f.piece, offset|flagMF
 	}
 	b = append(b, f.frame[:header]...)
 	b = append(b, f.rest[:n]...)
-	h := b[start+overlay.HeaderLen : start+header]
+	h := b[start+f.at : start+header]
 	binary.BigEndian.PutUint16(h[2:], uint16(f.ip.header+n))
 	binary.BigEndian.PutUint16(h[6:], offset)
 	putChecksum(h)

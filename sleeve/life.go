@@ -2,7 +2,9 @@ package sleeve
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,14 +41,23 @@ type life struct {
 
 // init readies the zero value for a link.
 func (l *life) init(o *Overlay, p overlay.Params, name string) {
-	p.RemoteAddr = netip.AddrPortFrom(p.RemoteAddr.Addr().Unmap(), p.RemoteAddr.Port())
+	p.RemoteAddr = netip.AddrPortFrom(numbered(p.RemoteAddr.Addr()), p.RemoteAddr.Port())
 	l.params, l.conn = p, o.conn
 	l.log = o.log.With("peer", p.Remote.String(), "overlay", name)
 	if o.conn.LocalAddr().Addr().IsUnspecified() {
-		l.local = p.Local.Addr().Unmap()
+		l.local = numbered(p.Local.Addr())
 	}
 	l.inside, l.stop, l.wakeup = newGate(), make(chan struct{}), make(chan struct{}, 1)
 	l.answers = limiter{interval: tooBigInterval, burst: tooBigBurst}
+}
+
+// numbered returns an address as datagrams from there have it: without the form of IPv4 in IPv6, and with the number of an
+// interface for a zone.
+func numbered(addr netip.Addr) netip.Addr {
+	if i, err := net.InterfaceByName(addr.Zone()); err == nil {
+		return addr.WithZone(strconv.Itoa(i.Index))
+	}
+	return addr.Unmap()
 }
 
 // wake has the machine looked at.

@@ -105,6 +105,7 @@ func (l *link) do(a action) {
 		}
 		if err := l.params.SendControl(byte(a.value), payload); err != nil {
 			l.log.Debug("sleeve: control message not sent", "tag", a.value, "err", err)
+			l.step(func(m *machine, _ time.Time) { m.unsent(a.value) })
 		}
 	case doReport:
 		l.params.Report(a.event)

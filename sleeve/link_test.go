@@ -3,7 +3,6 @@ package sleeve_test
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -365,21 +364,3 @@ func TestPrepareRefuses(t *testing.T) {
 	_, err = sleeve.New(sleeve.Config{Self: nameA})
 	require.Error(t, err, "no socket")
 }
-
-// TestRunEnds sees that Run reports a socket that fails for good, and may be called once.
-func TestRunEnds(t *testing.T) {
-	conn, err := sleevetest.New(1).Listen(addrA)
-	require.NoError(t, err)
-	broken := errors.New("broken")
-	o, err := sleeve.New(sleeve.Config{Self: nameA, Socket: unreadable{conn, broken}})
-	require.NoError(t, err)
-	require.ErrorIs(t, o.Run(t.Context()), broken)
-	require.Error(t, o.Run(t.Context()))
-}
-
-type unreadable struct {
-	sleeve.Conn
-	err error
-}
-
-func (u unreadable) ReadBatch(int, []sleeve.Message) (int, error) { return 0, u.err }

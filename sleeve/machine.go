@@ -215,6 +215,14 @@ func (m *machine) onHeartbeat(now time.Time, from netip.AddrPort) {
 	m.tick(now)
 }
 
+// unsent notes that a control message could not be sent. The one that the remote waits for goes with its next heartbeat; what
+// answers tests does with the next test.
+func (m *machine) unsent(tag int) {
+	if tag == tagEstablished {
+		m.heard = false
+	}
+}
+
 // control takes a control message of the remote.
 func (m *machine) control(now time.Time, tag byte, payload []byte) {
 	if !m.live() {
@@ -250,8 +258,8 @@ func (m *machine) onEstablished(now time.Time) {
 	m.established, m.interval = true, slowHeartbeat
 	m.heartbeat, m.fragTest = now.Add(slowHeartbeat), now
 	m.mtuTest = now.Add(mtuTestInterval)
+	m.do(action{kind: doAskMTU}) // first, for with the report frames come
 	m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Established}})
-	m.do(action{kind: doAskMTU})
 	m.tick(now)
 }
 

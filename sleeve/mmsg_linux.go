@@ -3,6 +3,7 @@ package sleeve
 import (
 	"encoding/binary"
 	"net/netip"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -117,7 +118,7 @@ func putSockaddr(sa *unix.RawSockaddrInet6, remote netip.AddrPort, v6 bool) uint
 		putPort(&sa4.Port, remote.Port())
 		return unix.SizeofSockaddrInet4
 	}
-	*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: remote.Addr().As16()}
+	*sa = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: remote.Addr().As16(), Scope_id: scope(remote.Addr())}
 	putPort(&sa.Port, remote.Port())
 	return unix.SizeofSockaddrInet6
 }
@@ -132,7 +133,20 @@ func fromSockaddr(sa *unix.RawSockaddrInet6) netip.AddrPort {
 	if sa.Family == unix.AF_INET {
 		return netip.AddrPortFrom(netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(sa)).Addr), port)
 	}
-	return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), port)
+	addr := netip.AddrFrom16(sa.Addr).Unmap()
+	if sa.Scope_id != 0 {
+		addr = addr.WithZone(strconv.Itoa(int(sa.Scope_id)))
+	}
+	return netip.AddrPortFrom(addr, port)
+}
+
+// scope returns the zone of a link-local address as the system has it: the number of an interface, 0 if there is none.
+func scope(addr netip.Addr) uint32 {
+	if addr.Zone() == "" {
+		return 0
+	}
+	n, _ := strconv.ParseUint(addr.Zone(), 10, 32)
+	return uint32(n)
 }
 
 // putSource writes the control message that sets the source address of a datagram and returns its length, 0 if there is
@@ -151,6 +165,6 @@ func putSource(b []byte, local, remote netip.Addr) int {
 	}
 	h.Level, h.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
 	h.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
-	*(*unix.Inet6Pktinfo)(data) = unix.Inet6Pktinfo{Addr: local.As16()}
+	*(*unix.Inet6Pktinfo)(data) = unix.Inet6Pktinfo{Addr: local.As16(), Ifindex: scope(local)}
 	return unix.CmsgSpace(unix.SizeofInet6Pktinfo)
 }

@@ -39,7 +39,7 @@ func (p *mtuProbe) ask(remote netip.Addr) (int, error) {
 		return 0, net.ErrClosed
 	}
 	const port = 9 // any; nothing is sent
-	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: remote.As16(), Port: port}
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Addr: remote.As16(), Port: port, ZoneId: scope(remote)}
 	if !p.v6 {
 		if !remote.Is4() {
 			return 0, unix.EAFNOSUPPORT

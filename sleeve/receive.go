@@ -1,6 +1,7 @@
 package sleeve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +13,10 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-const readErrorsMax = 100 // in a row, until reading is given up
+const (
+	readErrorsMax = 100                   // in a row, until reading is given up
+	readPause     = 10 * time.Millisecond // after an error that comes again, longer by this each time
+)
 
 // reader receives the datagrams of one queue. Frames of one link that arrive together are handed over together.
 type reader struct {
@@ -38,8 +42,9 @@ func newReader(o *Overlay) *reader {
 	return r
 }
 
-// run reads until the socket is closed, or has nothing but errors.
-func (r *reader) run(queue int) error {
+// run reads until the socket is closed, or has nothing but errors for most of a minute. A system that is short of memory has
+// time to recover.
+func (r *reader) run(ctx context.Context, queue int) error {
 	failures := 0
 	for {
 		n, err := r.overlay.conn.ReadBatch(queue, r.messages)
@@ -51,6 +56,7 @@ func (r *reader) run(queue int) error {
 			if failures++; failures == readErrorsMax {
 				return fmt.Errorf("sleeve: read: %w", err)
 			}
+			pause(ctx, time.Duration(failures-1)*readPause)
 			continue
 		}
 		failures = 0
@@ -60,6 +66,13 @@ func (r *reader) run(queue int) error {
 		}
 		r.flush()
 		r.second.flush()
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }
 

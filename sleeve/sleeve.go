@@ -114,7 +114,7 @@ func (o *Overlay) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for queue := range errs {
 		wg.Go(func() {
-			errs[queue] = newReader(o).run(queue)
+			errs[queue] = newReader(o).run(ctx, queue)
 			_ = o.conn.Close() // so that the others end as well
 		})
 	}

@@ -120,7 +120,7 @@ func (l *link2) publish() {
 // turn lets the machine do what is due. The caller holds mu.
 func (l *link2) turn(now time.Time, buf []action2) (actions []action2, due time.Time) {
 	if s := l.sealing.Load(); s != nil {
-		l.machine.sent(now, s.next.Load())
+		l.machine.sent(now, s.epoch, s.next.Load())
 	}
 	l.machine.tick(now)
 	actions = l.machine.take(buf)
@@ -134,6 +134,7 @@ func (l *link2) do(a action2) {
 	case do2Hello:
 		if err := l.params.SendControl(tag2Hello, l.own.append(nil)); err != nil {
 			l.log.Debug("sleeve: hello not sent", "err", err)
+			l.step(func(m *machine2, now time.Time) { m.unsent(now) })
 		}
 	case do2Ping:
 		l.sendOwn(func(b []byte, overhead int) []byte { return appendPing(b, a.seq, a.size-overhead) })

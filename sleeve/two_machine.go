@@ -35,6 +35,7 @@ type machine2 struct {
 	established bool
 	onHold      bool
 	err         error
+	hello       time.Time // when it is due; zero: it is sent
 	ping        time.Time // when the next one is due
 	answered    time.Time // the last answer, or when we began to wait for one
 	answeredSeq uint64    // the latest ping that was answered
@@ -46,7 +47,8 @@ type machine2 struct {
 	rttSent     time.Time
 	rtt         time.Duration
 	path        path2
-	epochSeq    uint64 // the first ping of the current epoch
+	epoch       uint64 // that we send in, or are about to
+	epochSeq    uint64 // the first ping of it
 	epochSince  time.Time
 	answers     limiter
 
@@ -97,10 +99,12 @@ func (m *machine2) ready() bool { return m.live() && m.greeted && m.remote.IsVal
 
 func (m *machine2) confirm(now time.Time) {
 	m.confirmed = true
-	m.ping, m.answered, m.epochSince = now, now, now
-	m.do(action2{kind: do2Hello})
+	m.hello, m.ping, m.answered, m.epochSince = now, now, now, now
 	m.tick(now)
 }
+
+// unsent notes that the hello could not be sent.
+func (m *machine2) unsent(now time.Time) { m.hello = now.Add(ping2Fast) }
 
 // greet notes that the remote's hello came.
 func (m *machine2) greet(now time.Time) {
@@ -124,6 +128,10 @@ func (m *machine2) tick(now time.Time) {
 		m.onHold = true
 		m.ping = now
 		m.do(action2{kind: do2Report, event: overlay.Event{Kind: overlay.OnHold, Err: errNoAnswer}})
+	}
+	if !m.hello.IsZero() && !now.Before(m.hello) {
+		m.hello = time.Time{}
+		m.do(action2{kind: do2Hello})
 	}
 	if !m.ready() {
 		return
@@ -173,6 +181,9 @@ func (m *machine2) next() time.Time {
 	if m.onHold {
 		next = m.ping // which is due some time, if there is whom to ping
 	}
+	if !m.hello.IsZero() && m.hello.Before(next) {
+		next = m.hello
+	}
 	if !m.ready() {
 		return next
 	}
@@ -212,7 +223,7 @@ func (m *machine2) ponged(now time.Time, seq uint64, size int) {
 		m.rtt = now.Sub(m.rttSent)
 		m.rttSeq = 0
 	}
-	m.path.passed(size)
+	m.path.passed(now, size)
 	switch {
 	case !m.established:
 		m.established = true
@@ -228,15 +239,16 @@ func (m *machine2) ponged(now time.Time, seq uint64, size int) {
 	m.tick(now)
 }
 
-// sent tells how many datagrams have been sealed in the current epoch.
-func (m *machine2) sent(now time.Time, datagrams uint64) {
-	if datagrams >= rekey2Volume {
+// sent tells how many datagrams have been sealed in an epoch.
+func (m *machine2) sent(now time.Time, epoch, datagrams uint64) {
+	if epoch == m.epoch && datagrams >= rekey2Volume {
 		m.epochSince = now.Add(-rekey2After) // with the next answer, since the remote must know this epoch first
 	}
 }
 
 // rekey begins an epoch. The next may begin only after an answer to a ping in this one: the remote then knows it.
 func (m *machine2) rekey(now time.Time) {
+	m.epoch++
 	m.epochSince = now
 	m.epochSeq = m.seq + 1
 	m.do(action2{kind: do2Rekey})

@@ -11,14 +11,14 @@ import (
 // reader2 takes the datagrams of sleeve2 that one queue brings. Frames of one link that arrive together are handed over
 // together, and parts of a super-frame next to each other become one again.
 //
-// Datagrams are opened at the end of the arena. Parts have their header behind their payload, so that the payload of one
-// lands right behind that of the part before it, where it belongs.
+// Parts have their header behind their payload, of which the payload alone is kept, so that the payload of one lands right
+// behind that of the part before it, where it belongs.
 type reader2 struct {
 	overlay *Overlay2
 
 	link  *link2   // whose frames are waiting; inside its gate
 	in    incoming // frames point into arena
-	arena []byte
+	arena arena
 	nonce [nonce2Len]byte
 	class uint8 // of the outer header of the datagram at hand
 
@@ -35,7 +35,7 @@ type joined struct {
 }
 
 func newReader2(o *Overlay2) *reader2 {
-	return &reader2{overlay: o, arena: make([]byte, 0, readArena)}
+	return &reader2{overlay: o, arena: newArena(readArena)}
 }
 
 // datagram takes one datagram, whose first byte has the group bit.
@@ -76,7 +76,7 @@ func (r *reader2) choose(id uint32) bool {
 	return true
 }
 
-// open returns the content of a datagram, at the end of the arena, which does not count it yet. It is not empty.
+// open returns the content of a datagram, which the arena does not keep yet. It is not empty.
 func (r *reader2) open(b []byte) ([]byte, bool) {
 	open := r.link.openings.Load()
 	if open == nil {
@@ -88,14 +88,14 @@ func (r *reader2) open(b []byte) ([]byte, bool) {
 		r.link.drops.add(dropSealed, 1)
 		return nil, false
 	}
-	if cap(r.arena)-len(r.arena) < len(b)+maxHeader2 {
+	if r.arena.room() < len(b) {
 		r.handOver()
 	}
 	number := binary.BigEndian.Uint64(b[8:])
 	binary.BigEndian.PutUint64(r.nonce[nonce2Len-8:], number)
-	out, err := o.aead.Open(r.arena, r.nonce[:], b[header2Len:], b[:header2Len])
+	body, err := r.arena.peek(o.aead, r.nonce[:], b[header2Len:], b[:header2Len])
 	switch {
-	case err != nil || len(out) == len(r.arena):
+	case err != nil || len(body) == 0:
 		r.link.drops.add(dropSealed, 1)
 		return nil, false
 	case !o.fresh(number):
@@ -104,7 +104,7 @@ func (r *reader2) open(b []byte) ([]byte, bool) {
 	case o == open[2]:
 		r.link.advance(o)
 	}
-	return out[len(r.arena):], true
+	return body, true
 }
 
 // take takes a datagram of frames.
@@ -121,7 +121,7 @@ func (r *reader2) take(body []byte) {
 	if walk.err != nil {
 		r.link.drops.add(dropTruncated, 1)
 	}
-	r.arena = r.arena[:len(r.arena)+len(body)]
+	r.arena.keep(len(body))
 }
 
 // frame takes a frame that came in one piece.
@@ -143,8 +143,8 @@ func (r *reader2) part(body []byte) {
 		return
 	}
 	payload := len(rest) - p.header
-	if s := &r.super; s.active && p.continues(&s.newest) && r.class == s.class && len(r.arena)-s.start+payload <= maxIP {
-		r.arena = r.arena[:len(r.arena)+payload]
+	if s := &r.super; s.active && p.continues(&s.newest) && r.class == s.class && r.arena.size()-s.start+payload <= maxIP {
+		r.arena.keep(payload)
 		s.newest = p
 	} else {
 		r.finish()
@@ -155,14 +155,14 @@ func (r *reader2) part(body []byte) {
 	}
 }
 
-// begin begins a super-frame with what stands behind the arena's end: payload, then header, which trade places.
+// begin begins a super-frame with what was opened: payload, then header, which trade places.
 func (r *reader2) begin(p part, rest []byte) {
 	var header [maxHeader2]byte
 	n := copy(header[:], rest[len(rest)-p.header:])
 	copy(rest[n:], rest[:len(rest)-n])
 	copy(rest, header[:n])
-	r.super = joined{active: true, start: len(r.arena), first: p.index, newest: p, class: r.class}
-	r.arena = r.arena[:len(r.arena)+len(rest)]
+	r.super = joined{active: true, start: r.arena.size(), first: p.index, newest: p, class: r.class}
+	r.arena.keep(len(rest))
 }
 
 // finish ends the super-frame in the making, if there is one.
@@ -173,7 +173,7 @@ func (r *reader2) finish() {
 	}
 	s.active = false
 	p := &s.newest
-	data := r.arena[s.start:len(r.arena):len(r.arena)]
+	data := r.arena.from(s.start)
 	if !decapsulate(data, s.class) {
 		r.link.drops.add(dropCongested, 1)
 		return
@@ -211,7 +211,7 @@ func (r *reader2) pong(body []byte) {
 func (r *reader2) handOver() {
 	r.finish()
 	r.in.give(&r.link.life)
-	r.arena = r.arena[:0]
+	r.arena.reset()
 }
 
 // flush hands over what is waiting and leaves the link.

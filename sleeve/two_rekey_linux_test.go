@@ -134,3 +134,30 @@ func TestRekeyUnderLoad2(t *testing.T) {
 	}
 	t.Logf("%d and %d frames", counts[0], counts[1])
 }
+
+// TestVolumeEndsEpoch2 has a link send as much as one epoch may have: it moves on, and frames go on arriving.
+func TestVolumeEndsEpoch2(t *testing.T) {
+	c := overlaytest.Connect(realEnd(t, testA, "127.0.0.1:0"), realEnd(t, testB, "127.0.0.2:0"), 5, &[32]byte{7})
+	require.NoError(t, c.Up())
+	t.Cleanup(c.Close)
+	require.Equal(t, overlay.Established, (<-c.A.Events).Kind)
+	require.Equal(t, overlay.Established, (<-c.B.Events).Kind)
+	a := c.A.Link.(*link2)
+	f := superFrame(t, overlay.UDP4, 160, 160)
+	f.Segments = overlay.Segments{}
+	for epoch := range uint64(2) {
+		require.Equal(t, epoch, a.sealing.Load().epoch)
+		c.A.Link.Send([]overlay.Frame{f})
+		require.Equal(t, f.Data, (<-c.B.Frames).Data)
+		a.sealing.Load().next.Add(rekey2Volume)
+		c.A.Link.Send([]overlay.Frame{f})
+		require.Equal(t, f.Data, (<-c.B.Frames).Data)
+		require.Eventually(t, func() bool {
+			a.step(func(m *machine2, now time.Time) { m.ping = now })
+			return a.sealing.Load().epoch == epoch+1
+		}, 10*time.Second, 10*time.Millisecond)
+	}
+	c.A.Link.Send([]overlay.Frame{f})
+	require.Equal(t, f.Data, (<-c.B.Frames).Data)
+	require.Zero(t, c.B.Link.Status().Drops["not_authentic"])
+}

@@ -80,29 +80,21 @@ func (s *sender2) frame(f *overlay.Frame) {
 		s.super(f)
 		return
 	}
-	switch choosePath(f, s.mtu, false) {
-	case pathD, pathN:
+	switch choosePath2(f, s.mtu) {
+	case pathD:
 		s.pack(f)
+	case pathN:
+		s.alone(f)
 	case pathFragment:
 		s.out.inFragments(f, s.mtu, s.packPiece)
 	case pathAnswer:
 		s.out.answer(f, s.mtu)
-	case pathTooBig:
-		s.link.drops.add(dropTooBig, 1)
 	}
 }
 
 // pack puts a frame into the datagram that is being filled, or into the next.
 func (s *sender2) pack(f *overlay.Frame) {
-	need := record2Len + len(f.Data)
-	if s.named {
-		need += names2Len
-	}
-	room := s.route.size - s.overhead() - 1
-	if need > room {
-		s.link.drops.add(dropTooBig, 1)
-		return
-	}
+	need, room := s.need(f), s.route.size-s.overhead()-1
 	class, isIP := s.class(f.Data)
 	if s.filling && (len(s.arena)-s.first-header2Len+need > room || isIP && class != s.to.Class) {
 		s.finish()
@@ -112,6 +104,30 @@ func (s *sender2) pack(f *overlay.Frame) {
 		s.start()
 	}
 	s.arena = appendFrame2(s.arena, f, s.named)
+	s.out.sent(f)
+}
+
+// need is the room that a frame takes among the frames of a datagram.
+func (s *sender2) need(f *overlay.Frame) int {
+	if s.named {
+		return record2Len + names2Len + len(f.Data)
+	}
+	return record2Len + len(f.Data)
+}
+
+// alone sends a frame that is too long for the path in a datagram of its own, which the network may cut.
+func (s *sender2) alone(f *overlay.Frame) {
+	if s.overhead()+s.need(f)+1 > MaxDatagram {
+		s.link.drops.add(dropTooBig, 1)
+		return
+	}
+	s.finish()
+	s.to.Class, _ = s.class(f.Data)
+	s.to.DontFragment = false
+	s.start()
+	s.arena = appendFrame2(s.arena, f, s.named)
+	s.finish()
+	s.to.DontFragment = true
 	s.out.sent(f)
 }
 

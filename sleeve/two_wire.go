@@ -76,7 +76,7 @@ func putHeader2(b []byte, epoch byte, link uint32, number uint64) {
 	binary.BigEndian.PutUint64(b[8:], number)
 }
 
-// frameRecord appends a frame to a datagram of frames. ends are the peers that need not be named.
+// appendFrame2 appends a frame to a datagram of frames. named says whether its peers have to be named.
 func appendFrame2(b []byte, f *overlay.Frame, named bool) []byte {
 	b = binary.BigEndian.AppendUint16(b, uint16(len(f.Data)))
 	if !named {

@@ -40,10 +40,13 @@ const (
 	DropNobody              // to be flooded, but there is no neighbour to flood to
 	DropNoLink              // the next hop has no link, or not any more
 	DropNoMember            // to a group, but no neighbour leads to a member; or a report of members, but none to a router
+	DropOwn                 // came from a neighbour, which says that it entered the overlay here: a loop, or a lie
 	numDropReasons
 )
 
-var dropNames = [numDropReasons]string{"none", "short", "spanning_tree", "local", "foreign_source", "no_route", "no_neighbour", "no_link", "no_member"}
+var dropNames = [numDropReasons]string{
+	"none", "short", "spanning_tree", "local", "foreign_source", "no_route", "no_neighbour", "no_link", "no_member", "own_source",
+}
 
 // String returns the name of the reason in status reports and metrics.
 func (d DropReason) String() string { return dropNames[d] }
@@ -152,13 +155,19 @@ func (f *Forwarder) Received(now time.Time, srcPeer, dstPeer peer.Name, dst, src
 	return f.Inbound(srcPeer, dstPeer, dst)
 }
 
-// LearnRemote notes that a station has sent something that entered the overlay at a peer. The latest word holds.
+// LearnRemote notes that a station has sent something that entered the overlay at another peer. The latest word holds; where our
+// own stations are nobody tells us.
 func (f *Forwarder) LearnRemote(now time.Time, src MAC, at peer.Name) {
-	f.macs.learn(src, at, now, true)
+	if at != f.self {
+		f.macs.learn(src, at, now, true)
+	}
 }
 
 // Inbound decides about a frame that came from a neighbour without regard to the station that sent it.
 func (f *Forwarder) Inbound(srcPeer, dstPeer peer.Name, dst MAC) Decision {
+	if srcPeer == f.self {
+		return Decision{Drop: DropOwn}
+	}
 	if dstPeer != f.self {
 		return f.relay(srcPeer, dstPeer)
 	}

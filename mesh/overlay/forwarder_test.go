@@ -95,6 +95,8 @@ func TestReceived(t *testing.T) {
 		"through, no route":   {from: peerB, to: peerD, dst: station, routes: hopTo(), want: overlay.Decision{Drop: overlay.DropNoRoute}},
 		"with nobody's name":  {from: peerB, to: 0, dst: station, want: overlay.Decision{Drop: overlay.DropNoRoute}},
 		"from nobody we know": {from: 0x77, to: peerA, dst: group, want: overlay.Decision{Local: true, Source: 0x77}},
+		"from us":             {from: peerA, to: peerA, dst: station, want: overlay.Decision{Drop: overlay.DropOwn}},
+		"from us, through us": {from: peerA, to: peerD, dst: distant, want: overlay.Decision{Drop: overlay.DropOwn}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := known()
@@ -104,10 +106,10 @@ func TestReceived(t *testing.T) {
 			fresh := mac("52:54:00:00:00:77")
 			require.Equal(t, c.want, f.Received(now, c.from, c.to, c.dst, fresh))
 			at := where(f, fresh)
-			if c.to == peerA {
+			if c.to == peerA && c.from != peerA {
 				require.Equal(t, c.from, at)
 			} else {
-				require.Zero(t, at, "relays learn nothing")
+				require.Zero(t, at, "relays learn nothing, and nobody learns from us about us")
 			}
 		})
 	}
@@ -151,7 +153,7 @@ func TestForwarderWithoutRoutes(t *testing.T) {
 
 func TestDropReasonNames(t *testing.T) {
 	seen := map[string]bool{}
-	for d := overlay.DropNone; d <= overlay.DropNoLink; d++ {
+	for d := overlay.DropNone; d <= overlay.DropOwn; d++ {
 		require.NotEmpty(t, d.String())
 		require.False(t, seen[d.String()])
 		seen[d.String()] = true

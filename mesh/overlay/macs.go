@@ -13,8 +13,9 @@ import (
 const (
 	// MACAge is how long an address is remembered after its last frame.
 	MACAge = 10 * time.Minute
-	// MaxMACs bounds the table: a peer that invents addresses cannot make it grow without end. Beyond it addresses are
-	// not learned, and frames to them are flooded.
+	// MaxMACs bounds the table: a peer that invents addresses cannot make it grow without end, nor keep others out. When there
+	// is no room, the station that was silent longest of the peer that has most makes room for one of a peer that has fewer, or
+	// for any after a minute. Else it is not learned, and frames to it are flooded.
 	MaxMACs = 1 << 16
 
 	macShards     = 256 // as many as a byte can tell
@@ -24,6 +25,9 @@ const (
 	// macHold is for how long after its last frame from a peer a station that shows up here is not believed to have moved:
 	// its frames may be our own coming back. Peers of Weave Net hold it for ten minutes.
 	macHold = 10 * time.Second
+
+	// macIdle is how long a station has to be silent to make room for another of its peer.
+	macIdle = time.Minute
 )
 
 // MACEntry says at which peer a station is.
@@ -42,7 +46,9 @@ type macTable struct {
 
 type macShard struct {
 	entries atomic.Pointer[map[MAC]*station]
-	mu      sync.Mutex // serializes writers
+	mu      sync.Mutex // serializes writers, and guards what follows
+	refused peer.Name  // there was no room for a station of this peer lately
+	until   int64      // and there will be none before this, in Unix nanoseconds
 }
 
 type station struct {
@@ -70,9 +76,9 @@ func (t *macTable) lookup(m MAC) (peer.Name, bool) {
 }
 
 // learn notes that m was seen at p. If it is known at another peer it moves with move set, or if it was not seen there for
-// a while. It returns false if it did not move. Group addresses are nobody's and are not learned.
+// a while. It returns false if it did not move. Group addresses and zero are nobody's and are not learned.
 func (t *macTable) learn(m MAC, p peer.Name, now time.Time, move bool) bool {
-	if m.IsGroup() {
+	if m.IsGroup() || m == (MAC{}) {
 		return true
 	}
 	s := t.shard(m)
@@ -85,28 +91,63 @@ func (t *macTable) learn(m MAC, p peer.Name, now time.Time, move bool) bool {
 			return false
 		}
 	}
-	learned, ok := s.insert(m, p, now, move)
+	learned, gone, ok := s.insert(m, p, now, move)
 	if learned && t.changed != nil {
 		t.changed(m)
+		if gone != (MAC{}) {
+			t.changed(gone)
+		}
 	}
 	return ok
 }
 
-// insert puts a station that is not known at p there. ok is false if it may not move.
-func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) (learned, ok bool) {
+// insert puts a station that is not known at p there, if need be in place of the one that is gone. ok is false if it may not move.
+func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) (learned bool, gone MAC, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.load()
 	if st := old[m]; st != nil && st.peer != p && !move && st.held(now) {
-		return false, false // another goroutine was faster
+		return false, gone, false // another goroutine was faster
 	}
 	if old[m] == nil && len(old) >= maxPerShard {
-		return false, true // full: not learned, but no conflict either
+		if gone, ok = s.makeRoom(p, now); !ok {
+			return false, gone, true // full: not learned, but no conflict either
+		}
 	}
 	st := &station{peer: p}
 	st.seen.Store(now.UnixNano())
-	s.replace(old, func(entries map[MAC]*station) { entries[m] = st })
-	return true, true
+	s.replace(old, func(entries map[MAC]*station) {
+		delete(entries, gone)
+		entries[m] = st
+	})
+	return true, gone, true
+}
+
+// makeRoom picks the station that gives way to one of p. The caller holds mu.
+func (s *macShard) makeRoom(p peer.Name, now time.Time) (oldest MAC, ok bool) {
+	if p == s.refused && now.UnixNano() < s.until {
+		return oldest, false // spares who invents addresses the search
+	}
+	entries, counts, most := s.load(), map[peer.Name]int{}, p
+	for _, st := range entries {
+		if counts[st.peer]++; counts[st.peer] > counts[most] {
+			most = st.peer
+		}
+	}
+	if counts[most] <= counts[p]+1 { // they would take it from each other for ever
+		most = p
+	}
+	var last *station
+	for m, st := range entries {
+		if st.peer == most && (last == nil || st.seen.Load() < last.seen.Load()) {
+			oldest, last = m, st
+		}
+	}
+	ok = most != p || last != nil && now.UnixNano()-last.seen.Load() >= int64(macIdle)
+	if !ok {
+		s.refused, s.until = p, now.UnixNano()+macRefreshGap
+	}
+	return oldest, ok
 }
 
 func (st *station) held(now time.Time) bool { return now.UnixNano()-st.seen.Load() < int64(macHold) }

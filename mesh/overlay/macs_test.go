@@ -90,6 +90,65 @@ func TestMACTableIsBounded(t *testing.T) {
 	require.Equal(t, here, at)
 }
 
+// TestOwnSource has a neighbour say that what a station of another peer sent entered the overlay here: it stays where it is.
+func TestOwnSource(t *testing.T) {
+	f := NewForwarder(here)
+	f.snooper.on.Store(true)
+	for _, frame := range [][]byte{linuxFrame("IGMPv2 join"), make([]byte, HeaderLen)} {
+		frame[6] = 2
+		m := MAC(frame[6:12])
+		f.LearnRemote(epoch, m, there)
+		require.Equal(t, DropOwn, f.ReceivedFrame(epoch, here, here, frame).Drop)
+		f.LearnRemote(epoch, m, here)
+		at, _ := f.Station(m)
+		require.Equal(t, there, at)
+	}
+}
+
+// TestMACTableIsShared has two peers invent addresses: others still find room, and so do the stations of those after a while.
+func TestMACTableIsShared(t *testing.T) {
+	var table macTable
+	var changes int
+	table.changed = func(MAC) { changes++ }
+	const third peer.Name = 0x020000000003
+	inShard := func(i int) MAC { return MAC{2, byte(i >> 8), byte(i)} } // all in one
+	knows := func(i int, p peer.Name) bool {
+		at, known := table.lookup(inShard(i))
+		return known && at == p
+	}
+	now := epoch
+	for i := range 2 * maxPerShard {
+		table.learn(inShard(i), there, now, true)
+	}
+	require.Equal(t, maxPerShard, changes)
+	now = now.Add(time.Second)
+	for i := range 16 {
+		table.learn(inShard(1000+i), third, now, true)
+		require.True(t, knows(1000+i, third))
+	}
+	require.Equal(t, maxPerShard+2*16, changes, "who left is told as well")
+	for i := range 2 * maxPerShard {
+		table.learn(inShard(2000+i), here, now, false)
+	}
+	counts := map[peer.Name]int{}
+	for _, e := range table.list() {
+		counts[e.Peer]++
+	}
+	require.Equal(t, 16, counts[third], "who has few keeps them")
+	require.Equal(t, 120, counts[here])
+	require.Equal(t, 120, counts[there])
+
+	const late = 5000
+	table.learn(inShard(late), here, now, false)
+	require.False(t, knows(late, here))
+	now = now.Add(macIdle)
+	table.learn(inShard(late), here, now, false)
+	require.True(t, knows(late, here), "in the place of one that is silent")
+	table.learn(MAC{}, here, now, false)
+	_, known := table.lookup(MAC{})
+	require.False(t, known)
+}
+
 // TestMACTableConcurrency has readers, learners, movers and forgetters at once; the race detector does the rest.
 func TestMACTableConcurrency(t *testing.T) {
 	f := NewForwarder(here)

@@ -125,12 +125,26 @@ func (s *Segmenter) parsePseudo() error {
 	ip := s.frame[s.ip:s.l4]
 	if s.v6 {
 		s.pseudo = sum(ip[8:40], uint64(s.protocol))
-		return nil
+		return s.checkChain(ip)
 	}
 	if int(ip[0]&15)*4 != len(ip) || ip[9] != s.protocol {
 		return ErrSegments
 	}
 	s.pseudo = sum(ip[12:20], uint64(s.protocol))
+	return nil
+}
+
+// checkChain follows the extension headers of an IPv6 packet, behind which the TCP or UDP header has to come: what else is between
+// them, such as a tunnel's packet, has lengths of its own.
+func (s *Segmenter) checkChain(ip []byte) error {
+	const hopByHop, routing, options = 0, 43, 60
+	next, at := ip[6], 40
+	for at+8 <= len(ip) && (next == hopByHop || next == routing || next == options) {
+		next, at = ip[at], at+(int(ip[at+1])+1)*8
+	}
+	if next != s.protocol || at != len(ip) {
+		return ErrSegments
+	}
 	return nil
 }
 

@@ -114,7 +114,7 @@ func (f *Forwarder) ReceivedFrame(now time.Time, srcPeer, dstPeer peer.Name, fra
 		return Decision{Drop: DropShort}
 	}
 	d := f.Received(now, srcPeer, dstPeer, dst, src)
-	if !dst.IsGroup() || !f.snooper.on.Load() || dstPeer != f.self {
+	if d.Drop != DropNone || !dst.IsGroup() || !f.snooper.on.Load() || dstPeer != f.self {
 		return d
 	}
 	m, ok := parseMembership(frame)

@@ -110,8 +110,9 @@ func (s *Switch) Prepare(p Params, send func(tag byte, payload []byte) error, re
 	return b, nil
 }
 
-// Run moves frames from the port until ctx ends or the port fails, forgets old stations, and asks for members of groups. Frames from links are moved
-// by the overlays, whether or not the switch runs. It closes the port before it returns; the error is nil if ctx ended.
+// Run moves frames from the port until ctx ends or the port fails, forgets old stations, and asks for members of groups. Frames
+// from links are moved by the overlays, whether or not the switch runs. It closes the port before it returns; the error is nil if
+// ctx ended.
 func (s *Switch) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -8,6 +8,12 @@
 // and WriteFrames give super-frames as they are, and take them: that is the way between containers of two hosts that keeps
 // segmentation offload.
 //
+// What a packet socket cannot describe is lost, and counted as malformed: super-frames of UDP before Linux 6.2, and those of
+// SCTP. So the end of the veth pair that frames come from should leave these offloads to the processor (ethtool -K END
+// tx-udp-segmentation off tx-sctp-segmentation off); a TAP device does so by itself. Super-frames of TCP or UDP inside of a
+// tunnel's packets, such as VXLAN or Geneve, are cut by the port (tunnel.go), for nobody takes them as they are; it saves
+// that work to turn off tx-udp_tnl-segmentation and its like there.
+//
 // A TAP device may have several queues ([TAPConfig]), each to be read by a goroutine of its own. The kernel spreads flows over
 // them; the frames of one flow come from one queue, in their order.
 //

@@ -3,6 +3,7 @@ package port
 import (
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 
 	"github.com/overweave/overweave/mesh/overlay"
 )
@@ -23,8 +24,10 @@ const (
 )
 
 const (
-	etherHeader = 14
-	vlanTag     = 4
+	etherHeader  = 14
+	vlanTag      = 4
+	sctpHeader   = 12
+	sctpChecksum = 8 // offset
 )
 
 var errOffload = errors.New("port: unknown offload")
@@ -50,7 +53,7 @@ func (h vnetHeader) segments(frame []byte) (s overlay.Segments, err error) {
 	switch h.gso &^ gsoECN {
 	case gsoNone:
 		if h.flags&flagNeedsCSum != 0 {
-			err = overlay.CompleteChecksum(frame, h.checksumAt, h.checksumSkip)
+			err = h.complete(frame)
 		}
 		return overlay.Segments{}, err
 	case gsoTCPv4:
@@ -68,6 +71,20 @@ func (h vnetHeader) segments(frame []byte) (s overlay.Segments, err error) {
 	return s, nil
 }
 
+// complete computes the checksum that the header says is missing. That of SCTP, the only one in its place, is another sum.
+func (h vnetHeader) complete(frame []byte) error {
+	if h.checksumSkip != sctpChecksum {
+		return overlay.CompleteChecksum(frame, h.checksumAt, h.checksumSkip)
+	}
+	if h.checksumAt < etherHeader || h.checksumAt+sctpHeader > len(frame) {
+		return overlay.ErrSegments
+	}
+	packet := frame[h.checksumAt:]
+	clear(packet[sctpChecksum:sctpHeader])
+	binary.LittleEndian.PutUint32(packet[sctpChecksum:], crc32.Checksum(packet, crc32.MakeTable(crc32.Castagnoli))) // RFC 9260, appendix A
+	return nil
+}
+
 // isIPv6 reports whether the type behind the VLAN tags of a frame is that of IPv6.
 func isIPv6(frame []byte) bool {
 	for at := etherHeader; at <= len(frame); at += vlanTag {
@@ -82,14 +99,14 @@ func isIPv6(frame []byte) bool {
 	return false
 }
 
-// newSegmenter checks the header against the frame. The frame may be changed, and has to stay until the last segment is
-// out.
-func newSegmenter(h vnetHeader, frame []byte) (overlay.Segmenter, error) {
-	s, err := h.segments(frame)
-	if err != nil {
-		return overlay.Segmenter{}, err
+// describe is segments, checked against the frame; it returns what cuts the frame as well. The frame may be changed, and has to
+// stay until the last segment is out.
+func describe(header, frame []byte) (s overlay.Segments, g overlay.Segmenter, err error) {
+	if s, err = parseVnet(header).segments(frame); err != nil {
+		return s, g, err
 	}
-	return overlay.NewSegmenter(frame, s)
+	g, err = overlay.NewSegmenter(frame, s)
+	return s, g, err
 }
 
 // putVnet writes the header for a frame that is to be written. The checksum of a super-frame is set for it.

@@ -102,7 +102,7 @@ func (b bundle) packet(t testing.TB) []byte {
 	if b.size == 0 {
 		gso = gsoNone
 	}
-	copy(frame[l4+skip:], pseudoSum(b, frame[:l4], len(frame)-l4))
+	copy(frame[l4+skip:], pseudoOf(b, frame[:l4], len(frame)-l4))
 	header := make([]byte, vnetLen)
 	header[0], header[1] = flagNeedsCSum, gso
 	binary.NativeEndian.PutUint16(header[4:], uint16(b.size))
@@ -111,8 +111,8 @@ func (b bundle) packet(t testing.TB) []byte {
 	return append(header, frame...)
 }
 
-// pseudoSum is the sum of the pseudo header, word by word.
-func pseudoSum(b bundle, headers []byte, length int) []byte {
+// pseudoOf is the sum of the pseudo header, word by word.
+func pseudoOf(b bundle, headers []byte, length int) []byte {
 	addresses, protocol := headers[len(headers)-8:], uint32(6)
 	if b.v6 {
 		addresses = headers[len(headers)-32:]
@@ -245,6 +245,9 @@ func FuzzUnpack(f *testing.F) {
 		{payload: 3000, size: 999, udp: true},
 	} {
 		f.Add(b.packet(f))
+	}
+	for _, kind := range []string{"vxlan", "gre", "ipip"} {
+		f.Add(around{kind: kind, checksum: true, inner: bundle{payload: 3000, size: 1000}}.packet(f))
 	}
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		if len(packet) > 4096 {

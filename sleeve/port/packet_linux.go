@@ -27,17 +27,18 @@ var _ overlay.SegmentedPort = (*Packet)(nil)
 // system does with them: the interface should have no addresses.
 type Packet struct {
 	device
-	index   int
-	down    bool          // the reader's
-	reader  *packetReader // made when it is needed: a reader uses one of the two
-	direct  *packetDirect
-	writers sync.Pool // of *packetWriter
+	index        int
+	describesUDP bool
+	down         bool          // the reader's
+	reader       *packetReader // made when it is needed: a reader uses one of the two
+	direct       *packetDirect
+	writers      sync.Pool // of *packetWriter
 }
 
 // OpenPacket opens a packet socket. The error wraps [os.ErrNotExist] if there is no such interface, and [os.ErrPermission] if
 // packet sockets may not be used.
 func OpenPacket(c PacketConfig) (*Packet, error) {
-	p := &Packet{}
+	p := &Packet{describesUDP: describesUDP()}
 	p.name = c.Interface
 	if err := p.open(); err != nil {
 		return nil, fmt.Errorf("port: packet socket on %s: %w", c.Interface, err)
@@ -111,10 +112,25 @@ func (p *Packet) Status() Status {
 	})
 	st := p.counters.status()
 	st.Offloads = map[string]string{"TCP segmentation": inUse, "UDP segmentation": inUse}
-	if p.cut.Load() {
+	switch {
+	case !p.describesUDP:
+		st.Offloads["UDP segmentation"] = "not in use: it needs Linux 6.2; super-frames of UDP that the interface brings are lost as malformed"
+	case p.cut.Load():
 		st.Offloads["UDP segmentation"] = "reading only: the kernel does not take all kinds of super-frames"
 	}
 	return st
+}
+
+// describesUDP reports whether the header before packets has words for super-frames of UDP: since Linux 6.2. There is no way to
+// ask without sending one.
+func describesUDP() bool {
+	var u unix.Utsname
+	var major, minor int
+	_ = unix.Uname(&u)
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		return true // nothing speaks against it
+	}
+	return major > 6 || major == 6 && minor >= 2
 }
 
 // Read implements [overlay.Port].
@@ -144,6 +160,8 @@ func (p *Packet) readWith(read func() (int, error)) (int, error) {
 				_ = p.file.SetReadDeadline(time.Time{})
 			}
 			return n, nil
+		case errors.Is(err, unix.EINVAL): // a packet that is lost, and counted
+			continue
 		case !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, os.ErrDeadlineExceeded), p.gone():
 			return 0, p.fail("read", err)
 		}

@@ -44,6 +44,8 @@ func mmsg(trap, fd uintptr, headers []mmsghdr) (n int, errno syscall.Errno, done
 
 // packetSource receives packets in batches, each into a buffer, and what the kernel says of them.
 type packetSource struct {
+	counters *counters
+
 	headers [packetBatch]mmsghdr
 	iovecs  [packetBatch][2]unix.Iovec
 	vnet    [packetBatch][vnetLen]byte
@@ -57,7 +59,8 @@ func (s *packetSource) into(i int, buf []byte) {
 	s.iovecs[i][1].SetLen(len(buf))
 }
 
-// receive reads at most n packets. done is false if there are none now. The error of an interface that went down comes once.
+// receive reads at most n packets. done is false if there are none now. The error of an interface that went down comes once,
+// and so does EINVAL, for a super-frame of a kind that the header in front of it has no words for: the kernel has dropped it.
 func (s *packetSource) receive(fd uintptr, n int) (got int, err error, done bool) {
 	for i := range s.headers[:n] {
 		h := &s.headers[i].hdr
@@ -69,6 +72,9 @@ func (s *packetSource) receive(fd uintptr, n int) (got int, err error, done bool
 		h.SetControllen(auxSpace)
 	}
 	got, errno, done := mmsg(unix.SYS_RECVMMSG, fd, s.headers[:n])
+	if errno == unix.EINVAL {
+		s.counters.malformed.Add(1)
+	}
 	if errno != 0 {
 		err = os.NewSyscallError("recvmmsg", errno)
 	}
@@ -118,7 +124,7 @@ type packetReader struct {
 
 func newPacketReader(c *counters) *packetReader {
 	r := &packetReader{unpack: newUnpacker(c)}
-	r.poll = r.fill
+	r.source.counters, r.poll = c, r.fill
 	for i := range r.packets {
 		r.packets[i] = make([]byte, maxPacket)
 		r.source.into(i, r.packets[i])
@@ -143,48 +149,86 @@ func (r *packetReader) read(raw syscall.RawConn, bufs [][]byte, sizes []int) (in
 // there was nothing at all.
 func (r *packetReader) fill(fd uintptr) bool {
 	for {
-		for r.next < r.got && r.unpack.empty() {
-			r.startPacket(r.next)
-			r.next++
-		}
-		if r.n = r.unpack.fill(r.bufs, r.sizes, r.n); r.n == len(r.bufs) {
+		if r.handOut(); r.n == len(r.bufs) {
 			return true
 		}
-		if r.next < r.got || !r.unpack.empty() {
-			continue
-		}
 		var done bool
-		if r.got, r.err, done = r.source.receive(fd, packetBatch); !done {
-			r.next = 0
+		r.got, r.err, done = r.source.receive(fd, packetBatch)
+		if r.next = 0; !done {
 			return r.n > 0
 		}
-		r.next = 0
 		if r.err != nil {
 			return true
 		}
 	}
 }
 
+// handOut hands out what has been read, until the buffers are full or nothing is left of it.
+func (r *packetReader) handOut() {
+	for r.n < len(r.bufs) && !r.empty() {
+		if r.unpack.empty() {
+			r.startPacket(r.next)
+			r.next++
+		}
+		r.n = r.unpack.fill(r.bufs, r.sizes, r.n)
+	}
+}
+
+// empty reports whether all that was read is handed out.
+func (r *packetReader) empty() bool { return r.next == r.got && r.unpack.empty() }
+
 // startPacket begins to hand out one packet.
 func (r *packetReader) startPacket(i int) {
 	if r.source.ours(i) {
 		return
 	}
-	n, _ := r.source.size(i)
-	if n < 0 {
+	n, cut := r.source.size(i)
+	switch {
+	case n < 0:
 		r.unpack.counters.malformed.Add(1)
 		return
+	case cut:
+		r.unpack.counters.tooLong.Add(1)
+		return
 	}
-	r.unpack.startFrame(r.source.vnet[i][:], r.packets[i][:min(n, maxPacket)])
+	r.unpack.startFrame(r.source.vnet[i][:], r.packets[i][:n])
 	if tag, ok := r.source.tag(i); ok {
 		r.unpack.setTag(tag)
 	}
+}
+
+// adopt takes a copy of packets that another reader has read, from the first on.
+func (r *packetReader) adopt(from *packetDirect, first, got int) {
+	r.source = from.source
+	clear(r.source.iovecs[:])
+	for i := first; i < got; i++ {
+		copy(r.packets[i], from.frames[i].Data)
+	}
+	r.next, r.got = first, got
+}
+
+// handOutFrames is handOut for the buffers of frames. It returns how many it filled.
+func (r *packetReader) handOutFrames(frames []overlay.Frame) int {
+	if len(r.sizes) < len(frames) {
+		r.bufs, r.sizes = make([][]byte, len(frames)), make([]int, len(frames))
+	}
+	r.bufs, r.n = r.bufs[:len(frames)], 0
+	for i := range frames {
+		r.bufs[i] = frames[i].Data
+	}
+	r.handOut()
+	clear(r.bufs)
+	for i := range frames[:r.n] {
+		frames[i].Data, frames[i].Segments = frames[i].Data[:r.sizes[i]], overlay.Segments{}
+	}
+	return r.n
 }
 
 // packetDirect reads frames, super-frames among them, right into the buffers of the caller.
 type packetDirect struct {
 	source   packetSource
 	counters *counters
+	rest     *packetReader // has the rest of a batch, from a packet on that has to be cut; made when it is needed
 	frames   []overlay.Frame
 	n        int
 	err      error
@@ -193,7 +237,7 @@ type packetDirect struct {
 
 func newPacketDirect(c *counters) *packetDirect {
 	r := &packetDirect{counters: c}
-	r.poll = r.fill
+	r.source.counters, r.poll = c, r.fill
 	return r
 }
 
@@ -216,6 +260,10 @@ func (r *packetDirect) read(raw syscall.RawConn, frames []overlay.Frame) (int, e
 // fill reads until there is a frame; false means that there is nothing more.
 func (r *packetDirect) fill(fd uintptr) bool {
 	for r.n == 0 {
+		if r.rest != nil && !r.rest.empty() {
+			r.n = r.rest.handOutFrames(r.frames)
+			continue
+		}
 		batch := min(len(r.frames), packetBatch)
 		for i := range batch {
 			r.source.into(i, r.frames[i].Data)
@@ -224,9 +272,7 @@ func (r *packetDirect) fill(fd uintptr) bool {
 		if !done {
 			return false
 		}
-		for i := range got {
-			r.take(i)
-		}
+		r.takeAll(got)
 		if r.err = err; err != nil {
 			return true
 		}
@@ -234,10 +280,30 @@ func (r *packetDirect) fill(fd uintptr) bool {
 	return true
 }
 
-// take makes packet i the next frame, unless it is not to be handed over. Their buffers trade places.
-func (r *packetDirect) take(i int) {
+// takeAll takes what was read.
+func (r *packetDirect) takeAll(got int) {
+	for i := range got {
+		if !r.take(i) {
+			r.cut(i, got)
+			return
+		}
+	}
+}
+
+// cut leaves a packet and what came behind it to a reader that cuts. That is as good for the flows whose packets need it, and
+// rare for others.
+func (r *packetDirect) cut(first, got int) {
+	if r.rest == nil {
+		r.rest = newPacketReader(r.counters)
+	}
+	r.rest.adopt(r, first, got)
+}
+
+// take makes packet i the next frame, unless it is not to be handed over. Their buffers trade places. It returns false for a
+// super-frame that is not what it is said to be, unless it is looked at more closely.
+func (r *packetDirect) take(i int) bool {
 	if r.source.ours(i) {
-		return
+		return true
 	}
 	data := r.frames[i].Data
 	n, cut := r.source.size(i)
@@ -248,15 +314,18 @@ func (r *packetDirect) take(i int) {
 	switch {
 	case n < 0:
 		r.counters.malformed.Add(1)
-		return
+		return true
 	case cut:
 		r.counters.tooLong.Add(1)
-		return
+		return true
 	}
-	s, err := parseVnet(r.source.vnet[i][:]).segments(data[:n])
-	if err != nil {
+	s, _, err := describe(r.source.vnet[i][:], data[:n])
+	switch {
+	case err != nil && s.Protocol != 0:
+		return false
+	case err != nil:
 		r.counters.malformed.Add(1)
-		return
+		return true
 	}
 	if tagged {
 		insertTag(data, n, tag)
@@ -268,4 +337,5 @@ func (r *packetDirect) take(i int) {
 	r.frames[i].Data = r.frames[r.n].Data
 	r.frames[r.n].Data, r.frames[r.n].Segments = data[:n], s
 	r.n++
+	return true
 }

@@ -78,7 +78,7 @@ func (r *tapDirect) take(f *overlay.Frame, n int) {
 		r.counters.tooLong.Add(1)
 		return
 	}
-	s, err := parseVnet(r.header[:]).segments(f.Data[:n])
+	s, _, err := describe(r.header[:], f.Data[:n])
 	if err != nil {
 		r.counters.malformed.Add(1)
 		return

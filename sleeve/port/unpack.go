@@ -7,6 +7,7 @@ import "github.com/overweave/overweave/mesh/overlay"
 type unpacker struct {
 	counters *counters
 	current  overlay.Segmenter
+	tunnel   tunnel        // around the current frames
 	tag      [vlanTag]byte // to be put back into the current frames, if tagged
 	tagged   bool
 }
@@ -30,14 +31,19 @@ func (u *unpacker) start(packet []byte) {
 
 // startFrame is start for a frame whose header is somewhere else.
 func (u *unpacker) startFrame(header, frame []byte) {
-	u.tagged = false
+	u.tagged, u.tunnel.n = false, 0
 	u.current = overlay.Ended()
-	s, err := newSegmenter(parseVnet(header), frame)
+	s, g, err := describe(header, frame)
+	if err != nil && s.Protocol != 0 {
+		if inner, s, ok := u.tunnel.enter(frame, s); ok {
+			g, err = overlay.NewSegmenter(inner, s)
+		}
+	}
 	if err != nil {
 		u.counters.malformed.Add(1)
 		return
 	}
-	u.current = s
+	u.current = g
 }
 
 // setTag has a VLAN tag put into the frames of the packet that was started.
@@ -46,7 +52,7 @@ func (u *unpacker) setTag(tag [vlanTag]byte) { u.tag, u.tagged = tag, true }
 // fill writes frames to bufs from the n-th on and returns how many there are now.
 func (u *unpacker) fill(bufs [][]byte, sizes []int, n int) int {
 	for ; n < len(bufs) && u.current.NextLen() > 0; n++ {
-		size := u.current.NextLen()
+		size := u.current.NextLen() + u.tunnel.extra()
 		room := size
 		if u.tagged {
 			room += vlanTag
@@ -57,7 +63,10 @@ func (u *unpacker) fill(bufs [][]byte, sizes []int, n int) int {
 			n--
 			continue
 		}
-		u.current.Next(bufs[n])
+		u.current.Next(bufs[n][u.tunnel.extra():])
+		if u.tunnel.n > 0 {
+			u.tunnel.wrap(bufs[n][:size])
+		}
 		if u.tagged {
 			insertTag(bufs[n], size, u.tag)
 		}
