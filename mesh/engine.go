@@ -42,9 +42,11 @@ type engine struct {
 	shortIDs   *shortIDs     // that the data plane has
 	far        int           // dial peers further away than so many steps first; zero: any
 
-	// When something is due; zero if it is not.
-	routesAt, collectAt, updateAt, flushAt, gossipAt, digestAt, dialAt, shedAt time.Time
-	lastUpdate, lastFlush, lastDial, comparedAt                                time.Time
+	comparedAt time.Time // when versions were last sent
+
+	collecting, routing, gossiping, updating, digesting, flushing, shedding, dialling task
+
+	tasks []*task // in the order in which they are done
 }
 
 // formerRun is an earlier run of a peer that a later one has replaced.
@@ -59,7 +61,8 @@ func newEngine(r *Router, ctx context.Context) *engine {
 		updates: map[peer.Name]struct{}{}, graph: r.view.Load().graph,
 	}
 	now := time.Now()
-	e.gossipAt, e.dialAt = now.Add(r.cfg.GossipInterval), now
+	e.makeTasks()
+	e.gossiping.at, e.dialling.at = now.Add(r.cfg.GossipInterval), now
 	r.topoMu.Lock()
 	r.topo.setOwn(func(own *entry) {
 		own.version--
@@ -87,7 +90,7 @@ func (e *engine) run(ctx context.Context) {
 		}
 		now := time.Now()
 		e.settle(now)
-		if next := e.next(); !next.IsZero() {
+		if next := earliest(e.tasks); !next.IsZero() {
 			timer.Reset(max(0, next.Sub(now)))
 		}
 	}
@@ -104,61 +107,28 @@ func (e *engine) drain() {
 	}
 }
 
+// makeTasks says what there is to do, and in which order.
+func (e *engine) makeTasks() {
+	e.collecting.run = e.collect
+	e.routing.run = func(time.Time) { e.refresh() }
+	e.gossiping.run = e.gossip
+	e.updating.run = e.sendUpdates
+	e.digesting.run = func(time.Time) { e.sendDigests(digestLinks) }
+	e.flushing.run = e.flush
+	e.shedding.run = e.shed
+	e.dialling.run = e.dialPass
+	e.tasks = []*task{
+		&e.collecting, &e.routing, &e.gossiping, &e.updating, &e.digesting, &e.flushing, &e.shedding, &e.dialling,
+	}
+}
+
 // settle does what is due.
 func (e *engine) settle(now time.Time) {
 	if e.ownChanged {
 		e.renewOwn(now)
 	}
-	if due(&e.collectAt, now) {
-		e.collect()
-	}
-	if due(&e.routesAt, now) {
-		e.refresh()
-	}
-	if due(&e.gossipAt, now) {
-		e.gossip(now)
-	}
-	if due(&e.updateAt, now) {
-		e.sendUpdates(now)
-	}
-	if due(&e.digestAt, now) {
-		e.sendDigests(digestLinks)
-	}
-	if due(&e.flushAt, now) {
-		e.flush(now)
-	}
-	if due(&e.shedAt, now) {
-		e.shed(now)
-	}
-	if due(&e.dialAt, now) {
-		e.dialPass(now)
-	}
-}
-
-// due reports whether a deadline has come, and clears it then.
-func due(at *time.Time, now time.Time) bool {
-	if at.IsZero() || at.After(now) {
-		return false
-	}
-	*at = time.Time{}
-	return true
-}
-
-// next returns the earliest deadline.
-func (e *engine) next() (first time.Time) {
-	all := [...]time.Time{e.routesAt, e.collectAt, e.updateAt, e.flushAt, e.gossipAt, e.digestAt, e.dialAt, e.shedAt}
-	for _, t := range all {
-		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
-			first = t
-		}
-	}
-	return first
-}
-
-// soon sets a deadline, unless an earlier one is set.
-func soon(at *time.Time, t time.Time) {
-	if at.IsZero() || t.Before(*at) {
-		*at = t
+	for _, t := range e.tasks {
+		t.settle(now)
 	}
 }
 
@@ -186,7 +156,7 @@ func (e *engine) renewOwn(now time.Time) {
 
 // refresh makes the graph and the view follow the topology.
 func (e *engine) refresh() {
-	e.routesAt = time.Time{}
+	e.routing.at = time.Time{}
 	start := time.Now()
 	prev := e.graph
 	if e.r.topo.changed {
@@ -213,12 +183,11 @@ func (e *engine) setRoutes(f *overlay.Forwarder, prev *graph) {
 // refreshSoon has refresh called after a while, a longer one the more it costs.
 func (e *engine) refreshSoon(now time.Time) {
 	delay := minRoutesDelay + 50*e.routesCost + time.Duration(e.r.topo.size())*500*time.Microsecond
-	soon(&e.routesAt, now.Add(min(delay, maxRoutesDelay)))
+	e.routing.soon(now.Add(min(delay, maxRoutesDelay)))
 }
 
 // collect removes peers that cannot be reached any more.
-func (e *engine) collect() {
-	e.collectAt = time.Time{}
+func (e *engine) collect(now time.Time) {
 	if e.r.topo.changed {
 		e.refresh()
 	}
@@ -242,7 +211,7 @@ func (e *engine) collect() {
 		c.peersGone(names)
 	}
 	e.checkShortID()
-	e.dialSoon(time.Now())
+	e.dialSoon(now)
 }
 
 // checkShortID takes another short id if a peer with a lower name has ours.

@@ -235,6 +235,9 @@ func (l *link) encryptsData() bool {
 
 func (l *link) sendControl(tag byte, payload []byte) error {
 	if err := l.out.urgentNow(append([]byte{tag}, payload...)); err != nil {
+		if !errors.Is(err, errEnding) { // then it has a reason already, or the reader finds one
+			l.fail(err) // the next ones would arrive without it
+		}
 		return err
 	}
 	l.kick()

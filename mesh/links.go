@@ -220,8 +220,7 @@ func (e *engine) removeLink(l *link, reason error) {
 	e.r.topo.release(name)
 	e.r.topoMu.Unlock()
 	e.ownChanged = true
-	now := time.Now()
-	soon(&e.collectAt, now)
+	e.collecting.soon(time.Now())
 	e.r.cfg.Log.Info("connection ended", "peer", name, "addr", l.addr, "reason", reason)
 	e.keepEager(l)
 }

@@ -109,3 +109,15 @@ func TestLimitOfStar(t *testing.T) {
 		}
 	})
 }
+
+// TestControlMessageLost: a link of the data plane that cannot send a control message loses the connection with it, since what
+// follows would make no sense to the remote.
+func TestControlMessageLost(t *testing.T) {
+	l := &link{sess: &session{}}
+	l.ctx, l.cancel = context.WithCancelCause(t.Context())
+	l.out.writing = true // and does not get on
+	require.NoError(t, l.sendControl(7, make([]byte, maxUrgent)))
+	require.NoError(t, l.ctx.Err())
+	require.ErrorIs(t, l.sendControl(7, nil), errQueueFull)
+	require.ErrorIs(t, context.Cause(l.ctx), errQueueFull)
+}

@@ -46,8 +46,8 @@ func (e *engine) merge(l *link, entries []*entry, old []stamp) {
 	e.passOn(l, names)
 	e.checkShortID()
 	e.refreshSoon(now)
-	soon(&e.collectAt, now.Add(collectDelay+time.Duration(e.r.topo.size())*2*time.Millisecond))
-	e.digestAt = now.Add(digestDelay)
+	e.collecting.soon(now.Add(collectDelay + time.Duration(e.r.topo.size())*2*time.Millisecond))
+	e.digesting.at = now.Add(digestDelay)
 	e.dialSoon(now)
 }
 
@@ -104,16 +104,12 @@ func (e *engine) announce(now time.Time, names ...peer.Name) {
 		e.updates[n] = struct{}{}
 	}
 	pause := time.Second + time.Duration(e.r.topo.size())*2*time.Millisecond
-	at := now.Add(minRoutesDelay)
-	if again := e.lastUpdate.Add(pause); again.After(at) {
-		at = again
-	}
-	soon(&e.updateAt, at)
-	e.digestAt = now.Add(digestDelay)
+	e.updating.soon(e.updating.notBefore(now.Add(minRoutesDelay), pause))
+	e.digesting.at = now.Add(digestDelay)
 }
 
-func (e *engine) sendUpdates(now time.Time) {
-	e.lastUpdate = now
+// sendUpdates tells neighbours what was announced.
+func (e *engine) sendUpdates(time.Time) {
 	e.updates[e.r.cfg.Name] = struct{}{}
 	names := slices.Collect(maps.Keys(e.updates))
 	clear(e.updates)
@@ -123,11 +119,11 @@ func (e *engine) sendUpdates(now time.Time) {
 // flushSoon lets the topology that waits go, but not too often: under churn it gathers.
 func (e *engine) flushSoon() {
 	pause := 50*time.Millisecond + time.Duration(e.r.topo.size())*500*time.Microsecond
-	soon(&e.flushAt, e.lastFlush.Add(pause))
+	e.flushing.soon(e.flushing.last.Add(pause))
 }
 
-func (e *engine) flush(now time.Time) {
-	e.lastFlush = now
+// flush has the topology written that waits.
+func (e *engine) flush(time.Time) {
 	for _, l := range e.links {
 		if l.out.flushTopology() {
 			l.kick()
@@ -137,7 +133,7 @@ func (e *engine) flush(now time.Time) {
 
 // gossip is the periodic exchange of full states.
 func (e *engine) gossip(now time.Time) {
-	e.gossipAt = now.Add(e.r.cfg.GossipInterval)
+	e.gossiping.at = now.Add(e.r.cfg.GossipInterval)
 	for _, c := range e.r.channels {
 		c.wantState(nil)
 	}
@@ -156,7 +152,7 @@ func (e *engine) gossip(now time.Time) {
 // sendVersions tells the other end which versions we have, since its digest differs from ours. While news is on its way
 // digests always differ; then, but for links to peers that came from elsewhere, once in a gossip interval is enough.
 func (e *engine) sendVersions(l *link, now time.Time) {
-	moving := !e.digestAt.IsZero() && now.Sub(e.comparedAt) < e.r.cfg.GossipInterval
+	moving := !e.digesting.at.IsZero() && now.Sub(e.comparedAt) < e.r.cfg.GossipInterval
 	if e.links[l.remote()] != l || now.Sub(l.versionsAt) < versionsPause || moving && !l.fresh {
 		return
 	}

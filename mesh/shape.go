@@ -57,7 +57,7 @@ func (e *engine) deepen(wish int, settled bool, now time.Time) int {
 	if e.dist = e.graph.distances(); int(slices.Max(e.dist)) <= steps {
 		return wish
 	}
-	soon(&e.dialAt, now.Add(time.Second+time.Duration(randomInt(int(time.Second)))))
+	e.dialling.soon(now.Add(time.Second + time.Duration(randomInt(int(time.Second)))))
 	if randomInt(3) > 0 { // the others look at the same time, and one link helps many
 		return wish
 	}
@@ -67,12 +67,8 @@ func (e *engine) deepen(wish int, settled bool, now time.Time) int {
 
 // dialSoon has the dialer make a pass, but not too often.
 func (e *engine) dialSoon(now time.Time) {
-	at := now
 	pause := dialPause + time.Duration(e.r.topo.size())*time.Millisecond
-	if again := e.lastDial.Add(pause); again.After(at) {
-		at = again
-	}
-	soon(&e.dialAt, at)
+	e.dialling.soon(e.dialling.notBefore(now, pause))
 }
 
 // dialPass dials what the dialer wants to have dialled.
@@ -80,7 +76,6 @@ func (e *engine) dialPass(now time.Time) {
 	if e.ctx.Err() != nil {
 		return
 	}
-	e.lastDial = now
 	d := e.r.dial
 	attempting := d.attempting()
 	settled := e.settled(now)
@@ -107,7 +102,7 @@ func (e *engine) dialPass(now time.Time) {
 		e.r.spawn(func() { e.r.attempt(e.ctx, attempt) })
 	}
 	if at := d.due(); !at.IsZero() {
-		soon(&e.dialAt, maxTime(at, now.Add(dialPause)))
+		e.dialling.soon(maxTime(at, now.Add(dialPause)))
 	}
 }
 
@@ -118,16 +113,9 @@ func (e *engine) settled(now time.Time) bool {
 	}
 	since := now.Sub(e.grownAt)
 	if since < growthPause {
-		soon(&e.dialAt, now.Add(growthPause-since))
+		e.dialling.soon(now.Add(growthPause - since))
 	}
 	return since >= growthPause
-}
-
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // candidates returns addresses of peers that we are not connected to, as others tell them, in the order in which to try
@@ -239,7 +227,7 @@ func learn(t *topology, connected func(peer.Name) bool, port uint16) (found []ca
 func (e *engine) limitSoon(now time.Time) {
 	if limit := e.r.cfg.ConnLimit; limit > 0 && len(e.links) > limit {
 		pause := shedPause / time.Duration(len(e.links)-limit)
-		soon(&e.shedAt, now.Add(pause/2+time.Duration(randomInt(int(pause)))))
+		e.shedding.soon(now.Add(pause/2 + time.Duration(randomInt(int(pause)))))
 	}
 }
 
