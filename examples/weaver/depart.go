@@ -37,15 +37,7 @@ func newLeave() *cobra.Command {
 	}
 	socket := addSocketFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		client := api.NewClient(*socket)
-		report, err := client.Report(cmd.Context())
-		if err != nil {
-			return err
-		}
-		if n := len(report.Attachments); n > 0 {
-			return fmt.Errorf("%d containers are attached: detach them first, others would get their addresses", n)
-		}
-		return client.Leave(cmd.Context())
+		return api.NewClient(*socket).Leave(cmd.Context())
 	}
 	return cmd
 }

@@ -108,6 +108,8 @@ func TestKernelStoppedDaemon(t *testing.T) {
 			text, err := a.Client.StatusText(ctx, "")
 			require.NoError(t, err)
 			require.Contains(t, text, "Encryption: 1 tunnels")
+			require.NoError(t, a.Kill()) // the next daemon tidies up after this one, too
+			require.NoError(t, a.Launch(ctx))
 			require.NoError(t, a.Client.Detach(ctx, api.DetachRequest{ID: a.Container.Name()}))
 			require.NoError(t, a.Stop())
 			require.Equal(t, before, inKernel(t, a))
@@ -199,4 +201,14 @@ func carrier(ctx context.Context, h *demo.Host) string {
 		return ""
 	}
 	return c.Link.Overlay
+}
+
+// TestKernelNameStays starts daemons again that are not told their names, and whose devices have addresses of their own.
+func TestKernelNameStays(t *testing.T) {
+	if !labtest.RequireKernel(t, lab.OpenVSwitch) {
+		return
+	}
+	for _, mode := range []string{"bridged_fastdp", "fastdp"} {
+		t.Run(mode, func(t *testing.T) { requireNameStays(t, newHost(t), mode) })
+	}
 }

@@ -34,7 +34,7 @@ type launchFlags struct {
 	port                                     uint16
 	connLimit, minProtocol, mtu, dnsTTL      int
 	noDiscovery, noDNS, noTAP, expose        bool
-	dnsForwardTimeout, ipallocReclaim        time.Duration
+	dnsForwardTimeout, ipallocReclaim, grace time.Duration
 }
 
 func newLaunch() *cobra.Command {
@@ -64,6 +64,7 @@ func newReset() *cobra.Command {
 		RunE:  func(*cobra.Command, []string) error { return daemon.Reset(c) },
 	}
 	addPlaceFlags(cmd, &c.Port, &c.Bridge, &c.DBPrefix)
+	cmd.Flags().StringVar(&c.HTTPAddr, "http-addr", api.DefaultSocket, "control socket, at which no daemon may answer; blank: do not look")
 	return cmd
 }
 
@@ -97,6 +98,7 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 	s.StringVar(&f.ipallocRange, "ipalloc-range", "10.32.0.0/12", "range to give addresses from, the same on all peers; blank: none are given")
 	s.StringVar(&f.ipallocSubnet, "ipalloc-default-subnet", "", "subnet for containers that ask for none (default: the range)")
 	s.DurationVar(&f.ipallocReclaim, "ipalloc-reclaim-after", 0, "take over the space of peers out of reach for so long, at least 1m, longer than any partition, the same on all peers; 0: a day; -1s: never")
+	s.DurationVar(&f.grace, "ipalloc-grace", 0, "how long a container that is gone keeps its addresses, for when it is started again; 0: 10s")
 	s.StringVar(&f.ipallocInit, "ipalloc-init", "", "how the first division is agreed: consensus[=COUNT], seed=PEER,... or observer")
 
 	s.BoolVar(&f.noDNS, "no-dns", false, "do not serve names")
@@ -118,7 +120,7 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 		Mode: daemon.Mode(f.mode), Overlays: f.overlays, Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
 		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
-		ReclaimAfter: f.ipallocReclaim, HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,
+		ReclaimAfter: f.ipallocReclaim, Grace: f.grace, HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,
 	}
 	if f.dnsTTL == 0 {
 		c.DNSTTL = -1 // 0 means the default there

@@ -4,6 +4,8 @@
 //	weaver launch [flags] [PEER...]   run the daemon
 //	weaver attach NETNS               give a network namespace an interface on the overlay
 //	weaver status                     what the daemon sees
+//	weaver connect PEER               connect to more peers
+//	weaver forget PEER                no longer connect to peers
 //	weaver rmpeer PEER                take over the addresses of a host that is gone for good
 //	weaver leave                      give this host's addresses to the others, before it goes for good
 //	weaver reset                      remove what an ended daemon left on this host
@@ -56,7 +58,7 @@ func newRoot() *cobra.Command {
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.DisableSuggestions = true // an error is one line
-	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newRemovePeer(), newLeave(), newReset(), newDemo(), newVersion())
+	root.AddCommand(newLaunch(), newAttach(), newDetach(), newStatus(), newConnect(), newForget(), newRemovePeer(), newLeave(), newReset(), newDemo(), newVersion())
 	return root
 }
 

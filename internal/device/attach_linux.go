@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,16 +22,16 @@ const (
 var multicast = netip.MustParsePrefix("224.0.0.0/4")
 
 // Attach connects a container to a bridge: with a new veth pair, or by the one that it has from an earlier call, which then
-// only gets the addresses and routes that it lacks. It tells the neighbours of new addresses.
+// only gets the addresses that it lacks. It tells the neighbours of new addresses.
 //
 // If it fails, or ctx ends, what it made is gone again. The error wraps [ErrNoNetNS] or [ErrOwnNetNS] if the namespace is
-// none that can be meant, [ErrNoDevice] if there is no such bridge, and [ErrWrongKind] if the container has an interface of
-// that name which does not lead to the bridge.
+// none that can be meant, [ErrNoDevice] if there is no such bridge, [ErrWrongKind] if the container has an interface of
+// that name which does not lead to the bridge, and [ErrAttached] if it leads there by another port than a.HostName.
 func Attach(ctx context.Context, a Attachment) (Attached, error) {
 	if a.Interface == "" {
 		a.Interface = DefaultInterface
 	}
-	if err := errors.Join(checkNames(a.HostName, a.Interface), checkAddresses(a.Addresses...), checkRoutes(a.Routes)); err != nil {
+	if err := errors.Join(checkNames(a.HostName, a.Interface), checkAddresses(a.Addresses...)); err != nil {
 		return Attached{}, err
 	}
 	kind := "bridge"
@@ -119,23 +120,57 @@ func (at *attacher) attach(ctx context.Context) error {
 
 // find looks for a pair from an earlier call.
 func (at *attacher) find() (bool, error) {
-	var guest netlink.Link
-	err := at.ns.Do(func() (err error) {
-		guest, err = linkOfType(at.Interface, "veth")
-		return err
-	})
+	host, err := at.ns.port(at.Interface)
 	if errors.Is(err, ErrNoDevice) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	host, err := netlink.LinkByIndex(guest.Attrs().ParentIndex)
-	if err != nil || !paired(guest, host) || host.Attrs().MasterIndex != at.bridge.Attrs().Index {
+	if host.Attrs().MasterIndex != at.bridge.Attrs().Index {
 		return false, failed(ErrWrongKind, "%s does not lead to %s", at.Interface, at.Bridge)
+	}
+	if name := host.Attrs().Name; name != at.HostName {
+		return false, fmt.Errorf("%w by %s, not by %s", ErrAttached, name, at.HostName)
 	}
 	at.host = host
 	return true, nil
+}
+
+// port returns the host's end of the pair of which a namespace has the end of that name. The error wraps ErrNoDevice if it
+// has none.
+func (n *NetNS) port(iface string) (netlink.Link, error) {
+	var guest netlink.Link
+	err := n.Do(func() (err error) {
+		guest, err = linkOfType(iface, "veth")
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	host, err := netlink.LinkByIndex(guest.Attrs().ParentIndex)
+	if err != nil || !paired(guest, host) {
+		return nil, failed(ErrWrongKind, "%s does not lead to this host", iface)
+	}
+	return host, nil
+}
+
+// PortOf returns the name of the host's end of the veth pair of which a container has the end called iface; "" if the
+// container has no such interface. Its errors are those of [Attach].
+func PortOf(netns, iface string) (string, error) {
+	ns, err := openContainer(netns)
+	if err != nil {
+		return "", err
+	}
+	defer ns.Close()
+	host, err := ns.port(iface)
+	if errors.Is(err, ErrNoDevice) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return host.Attrs().Name, nil
 }
 
 // create makes the pair with one end in the container, and the other a port of the bridge.
@@ -158,13 +193,7 @@ func (at *attacher) create() error {
 	}
 	at.host = host
 	ignoreRouterAdvertisements(at.HostName)
-	if err := at.join(); err != nil {
-		return failed(err, "making %s a port of %s", at.HostName, at.Bridge)
-	}
-	if !at.Hairpin {
-		return nil
-	}
-	return failed(netlink.LinkSetHairpin(host, true), "setting hairpin of %s", at.HostName)
+	return failed(at.join(), "making %s a port of %s", at.HostName, at.Bridge)
 }
 
 // join makes the host's end a port.
@@ -199,24 +228,12 @@ func (at *attacher) configure() error {
 	if err := netlink.LinkSetUp(guest); err != nil {
 		return failed(err, "putting %s up", at.Interface)
 	}
-	routes := at.Routes
-	if !at.NoMulticastRoute {
-		routes = append(slices.Clone(routes), Route{Dst: multicast})
-	}
-	for _, r := range routes {
-		if err := at.addRoute(guest, r); err != nil {
-			return failed(err, "adding a route to %s", r.Dst)
-		}
-	}
-	return nil
+	return failed(at.addMulticastRoute(guest), "adding a route to %s", multicast)
 }
 
-// addRoute adds a route, if the container has none for its destination.
-func (at *attacher) addRoute(guest netlink.Link, r Route) error {
-	route := &netlink.Route{LinkIndex: guest.Attrs().Index, Dst: ipNet(r.Dst.Masked()), Scope: netlink.SCOPE_LINK}
-	if r.Via.IsValid() {
-		route.Gw, route.Scope = r.Via.AsSlice(), netlink.SCOPE_UNIVERSE
-	}
+// addMulticastRoute sends multicast of the container our way, if it has no route for it.
+func (at *attacher) addMulticastRoute(guest netlink.Link) error {
+	route := &netlink.Route{LinkIndex: guest.Attrs().Index, Dst: ipNet(multicast), Scope: netlink.SCOPE_LINK}
 	err := netlink.RouteAdd(route)
 	if errors.Is(err, unix.EEXIST) {
 		return nil
@@ -268,48 +285,6 @@ func (at *attacher) announce() error {
 		_ = announce(guest, addr.Addr())
 	}
 	return nil
-}
-
-// Detach takes addresses from a container's interface ("" means [DefaultInterface]), and with the last address, or if none
-// are given, the interface itself; it reports whether the interface is gone. What is not there is no error, but a namespace
-// that is not there is one that wraps [ErrNoNetNS].
-func Detach(netns, iface string, addrs []netip.Prefix) (gone bool, err error) {
-	if iface == "" {
-		iface = DefaultInterface
-	}
-	if err := checkAddresses(addrs...); err != nil {
-		return false, err
-	}
-	ns, err := openContainer(netns)
-	if err != nil {
-		return false, err
-	}
-	defer ns.Close()
-	err = ns.Do(func() error {
-		guest, err := linkOfType(iface, "veth")
-		if errors.Is(err, ErrNoDevice) {
-			gone = true
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for _, addr := range addrs {
-			if err := removeAddress(guest, addr); err != nil {
-				return failed(err, "removing address %s", addr)
-			}
-		}
-		left, err := addresses(guest)
-		if err != nil || len(addrs) != 0 && len(left) != 0 {
-			return err
-		}
-		gone = true
-		return netlink.LinkDel(guest)
-	})
-	if err != nil {
-		return false, failed(err, "detaching %s", netns)
-	}
-	return gone, nil
 }
 
 // rollback is what takes back the steps done so far.

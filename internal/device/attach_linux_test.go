@@ -84,32 +84,20 @@ func TestContainersAndTheirHostReachEachOther(t *testing.T) {
 }
 
 func TestContainerGetsWhatItsAttachmentSays(t *testing.T) {
-	h, c := newHost(t, labtest.New(t), "a", 2)
+	h, c := newHost(t, labtest.New(t), "a", 1)
 	a := attachment(c[0], 1)
-	a.Interface, a.MTU, a.MAC, a.Hairpin = "eth7", 1300, net.HardwareAddr{2, 1, 2, 3, 4, 5}, true
-	a.Routes = []device.Route{
-		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: prefix(9).Addr()},
-		{Dst: netip.MustParsePrefix("192.0.2.1/24")},
-	}
+	a.Interface, a.MTU, a.MAC = "eth7", 1300, net.HardwareAddr{2, 1, 2, 3, 4, 5}
 	require.Equal(t, a.MAC, attach(t, h, a).MAC)
 	within(t, h, func() {
 		require.Equal(t, 1300, attrs(t, a.HostName).MTU)
 		require.Equal(t, "0", setting(t, "ipv6/conf/"+a.HostName+"/accept_ra"))
-		port, err := netlink.LinkGetProtinfo(must(netlink.LinkByName(a.HostName)))
-		require.NoError(t, err)
-		require.True(t, port.Hairpin)
 	})
 	within(t, c[0], func() {
 		require.Equal(t, a.MAC, attrs(t, "eth7").HardwareAddr)
 		require.Equal(t, 1300, attrs(t, "eth7").MTU)
 		require.Equal(t, "1", setting(t, "ipv4/neigh/eth7/ucast_solicit"))
 	})
-	require.ElementsMatch(t, []string{"0.0.0.0/0", "10.32.0.0/12", "192.0.2.0/24", "224.0.0.0/4"}, routes(t, c[0]))
-
-	plain := attachment(c[1], 2)
-	plain.NoMulticastRoute = true
-	attach(t, h, plain)
-	require.ElementsMatch(t, []string{"10.32.0.0/12"}, routes(t, c[1]))
+	require.ElementsMatch(t, []string{"10.32.0.0/12", "224.0.0.0/4"}, routes(t, c[0]))
 }
 
 func must[T any](v T, err error) T {
@@ -130,7 +118,7 @@ func routes(t *testing.T, c *lab.Namespace) (dsts []string) {
 	return dsts
 }
 
-func TestAttachAgainAddsAndDetachTakesAway(t *testing.T) {
+func TestAttachAgainAddsWhatIsMissing(t *testing.T) {
 	h, c := newHost(t, labtest.New(t), "a", 1)
 	before := [][]string{devicesOf(t, h), devicesOf(t, c[0])}
 	a := attachment(c[0], 1)
@@ -141,26 +129,59 @@ func TestAttachAgainAddsAndDetachTakesAway(t *testing.T) {
 	a.Addresses = append(a.Addresses, prefix(2))
 	again = attach(t, h, a)
 	require.Equal(t, device.Attached{MAC: first.MAC, Added: []netip.Prefix{prefix(2)}}, again)
-
-	within(t, h, func() {
-		gone, err := device.Detach(a.NetNS, "", []netip.Prefix{prefix(1), prefix(77)})
-		require.NoError(t, err)
-		require.False(t, gone)
-	})
-	within(t, c[0], func() { require.Equal(t, []netip.Prefix{prefix(2)}, must(device.Addresses("ethwe"))) })
-	within(t, h, func() {
-		for range 2 {
-			gone, err := device.Detach(a.NetNS, "", []netip.Prefix{prefix(2)})
-			require.NoError(t, err)
-			require.True(t, gone)
-		}
-		_, err := device.Attach(t.Context(), a)
-		require.NoError(t, err)
-		gone, err := device.Detach(a.NetNS, "ethwe", nil)
-		require.NoError(t, err)
-		require.True(t, gone, "no address given: all")
-	})
+	within(t, h, func() { require.NoError(t, device.RemovePair(a.HostName)) })
 	require.Equal(t, before, [][]string{devicesOf(t, h), devicesOf(t, c[0])})
+}
+
+// A container has one port. Whoever asks for another is told so, and nothing is changed: else two attachments would have one
+// interface, and the end of either would end both.
+func TestContainerHasOnePort(t *testing.T) {
+	h, c := newHost(t, labtest.New(t), "a", 2)
+	a := attachment(c[0], 1)
+	attach(t, h, a)
+	within(t, h, func() {
+		name, err := device.PortOf(a.NetNS, "ethwe")
+		require.NoError(t, err)
+		require.Equal(t, a.HostName, name)
+		name, err = device.PortOf(c[1].Path(), "ethwe")
+		require.NoError(t, err)
+		require.Empty(t, name)
+		_, err = device.PortOf(a.NetNS, "lo")
+		require.ErrorIs(t, err, device.ErrWrongKind)
+		_, err = device.PortOf(h.Path(), "ethwe")
+		require.ErrorIs(t, err, device.ErrOwnNetNS)
+
+		other := a
+		other.HostName, other.Addresses = device.HostName("other"), []netip.Prefix{prefix(2)}
+		_, err = device.Attach(t.Context(), other)
+		require.ErrorIs(t, err, device.ErrAttached)
+		require.ErrorContains(t, err, a.HostName)
+	})
+	within(t, c[0], func() { require.Equal(t, a.Addresses, must(device.Addresses("ethwe"))) })
+}
+
+// A host hears of ports that go with their containers.
+func TestRemovalsAreSeen(t *testing.T) {
+	h, c := newHost(t, labtest.New(t), "a", 1)
+	a := attachment(c[0], 1)
+	attach(t, h, a)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	seen, ended := make(chan struct{}, 100), make(chan error, 1)
+	go func() {
+		ended <- h.Do(func() error { return device.WatchRemovals(ctx, func() { seen <- struct{}{} }) })
+	}()
+	<-seen // it listens
+	veths := func() (all map[string]bool) {
+		within(t, h, func() { all = must(device.Veths()) })
+		return all
+	}
+	require.Contains(t, veths(), a.HostName)
+	within(t, c[0], func() { require.NoError(t, netlink.LinkDel(must(netlink.LinkByName("ethwe")))) })
+	<-seen
+	require.NotContains(t, veths(), a.HostName)
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 func devicesOf(t *testing.T, where interface{ Do(func() error) error }) (names []string) {
@@ -177,11 +198,7 @@ func TestOtherAddressesStay(t *testing.T) {
 	attach(t, h, a)
 	for i, where := range []func(*testing.T, func()){withoutSettings, func(_ *testing.T, fn func()) { fn() }} {
 		where(t, func() {
-			within(t, h, func() {
-				gone, err := device.Detach(a.NetNS, "", a.Addresses[i:i+1])
-				require.NoError(t, err)
-				require.False(t, gone)
-			})
+			within(t, c[0], func() { require.NoError(t, device.RemoveAddress("ethwe", a.Addresses[i])) })
 		})
 		within(t, c[0], func() { require.Equal(t, a.Addresses[i+1:], must(device.Addresses("ethwe"))) })
 	}
@@ -192,10 +209,6 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 	good := attachment(c[0], 1)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	unreachable := []device.Route{
-		{Dst: netip.MustParsePrefix("192.0.2.0/24")},
-		{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("203.0.113.1")},
-	}
 	fails := func() {
 		before := [][]string{devicesOf(t, h), devicesOf(t, c[0]), routes(t, c[0])}
 		within(t, h, func() {
@@ -203,9 +216,6 @@ func TestFailedAttachLeavesNothing(t *testing.T) {
 			bad.Addresses = []netip.Prefix{prefix(1), prefix(2)}
 			_, err := device.Attach(ended, bad)
 			require.ErrorIs(t, err, context.Canceled)
-			bad.Routes = unreachable
-			_, err = device.Attach(t.Context(), bad)
-			require.ErrorContains(t, err, "route to 0.0.0.0/0")
 		})
 		require.Equal(t, before, [][]string{devicesOf(t, h), devicesOf(t, c[0]), routes(t, c[0])})
 	}
@@ -231,10 +241,6 @@ func TestAttachRefusesWhatItCannotDo(t *testing.T) {
 		"taken outside": {func(a *device.Attachment) { a.HostName = "weave" }, os.ErrExist},
 		"long name":     {func(a *device.Attachment) { a.HostName = "sixteen-bytes-16" }, nil},
 		"IPv6 address":  {func(a *device.Attachment) { a.Addresses = []netip.Prefix{netip.MustParsePrefix("::1/128")} }, nil},
-		"bad route":     {func(a *device.Attachment) { a.Routes = make([]device.Route, 1) }, nil},
-		"mixed route": {func(a *device.Attachment) {
-			a.Routes = []device.Route{{Dst: prefix(1), Via: netip.IPv6LinkLocalAllNodes()}}
-		}, nil},
 	} {
 		bad := good
 		test.change(&bad)
@@ -258,12 +264,6 @@ func TestAttachRefusesWhatItCannotDo(t *testing.T) {
 		require.NoError(t, err)
 		_, err = device.Attach(t.Context(), good)
 		require.ErrorIs(t, err, device.ErrWrongKind)
-		_, err = device.Detach(good.NetNS, "lo", nil)
-		require.ErrorIs(t, err, device.ErrWrongKind)
-		_, err = device.Detach("/proc/self/ns/none", "", nil)
-		require.ErrorIs(t, err, device.ErrNoNetNS)
-		_, err = device.Detach(h.Path(), "", nil)
-		require.ErrorIs(t, err, device.ErrOwnNetNS)
 	})
 }
 
@@ -293,8 +293,7 @@ func TestNoDescriptorIsLost(t *testing.T) {
 			require.Error(t, err)
 			_, err = device.Attach(t.Context(), a)
 			require.NoError(t, err)
-			_, err = device.Detach(a.NetNS, "", nil)
-			require.NoError(t, err)
+			require.NoError(t, device.RemovePair(a.HostName))
 		})
 	}
 	round()

@@ -170,11 +170,16 @@ func AddPort(bridge, name string) error {
 	return failed(addPort(br, port), "making %s a port of %s", name, bridge)
 }
 
-// SetUp puts a device up, with an MTU in bytes.
-func SetUp(name string, mtu int) error {
+// SetUp puts a device up, with an MTU in bytes and, unless it is nil, a MAC address.
+func SetUp(name string, mtu int, mac net.HardwareAddr) error {
 	link, err := linkByName(name)
 	if err != nil {
 		return failed(err, "%s", name)
+	}
+	if mac != nil && !bytes.Equal(link.Attrs().HardwareAddr, mac) {
+		if err := netlink.LinkSetHardwareAddr(link, mac); err != nil {
+			return failed(err, "setting the address of %s to %s", name, mac)
+		}
 	}
 	if err := netlink.LinkSetMTU(link, mtu); err != nil {
 		return failed(err, "setting the MTU of %s to %d", name, mtu)
@@ -224,11 +229,11 @@ func remove(name, kind string) error {
 	return failed(err, "removing %s", name)
 }
 
-// HardwareAddr returns the MAC address of a device.
-func HardwareAddr(name string) (net.HardwareAddr, error) {
-	link, err := linkByName(name)
+// BridgeAddr returns the MAC address of a bridge, nil if there is no bridge of that name.
+func BridgeAddr(name string) net.HardwareAddr {
+	bridge, err := linkOfType(name, "bridge")
 	if err != nil {
-		return nil, failed(err, "device %s", name)
+		return nil
 	}
-	return link.Attrs().HardwareAddr, nil
+	return bridge.Attrs().HardwareAddr
 }

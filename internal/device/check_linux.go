@@ -28,18 +28,6 @@ func checkAddresses(addrs ...netip.Prefix) error {
 	return nil
 }
 
-func checkRoutes(routes []Route) error {
-	for _, r := range routes {
-		if err := checkAddresses(r.Dst); err != nil {
-			return err
-		}
-		if r.Via.IsValid() && !r.Via.Is4() {
-			return fmt.Errorf("the route to %s cannot go via %s", r.Dst, r.Via)
-		}
-	}
-	return nil
-}
-
 // hint completes the text of an error that more privileges would have avoided.
 func hint(err error) string {
 	if errors.Is(err, os.ErrPermission) {

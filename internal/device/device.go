@@ -11,6 +11,8 @@ var (
 	ErrWrongKind = errors.New("there is a device of this name, but of another kind")
 	// ErrNoDevice says that there is no network device of the name.
 	ErrNoDevice = errors.New("no such network device")
+	// ErrAttached says that a container is attached already, and not by what was asked for.
+	ErrAttached = errors.New("the container is attached already")
 )
 
 // Bridge describes a Linux bridge.
@@ -56,18 +58,6 @@ type Attachment struct {
 	MTU int
 	// Addresses of the container's end, IPv4, each with the length of its subnet's prefix.
 	Addresses []netip.Prefix
-	// Routes through the container's end, beyond those that its addresses bring along.
-	Routes []Route
-	// NoMulticastRoute: do not send multicast of the container this way by default.
-	NoMulticastRoute bool
-	// Hairpin: let the bridge send frames back to the container that sent them.
-	Hairpin bool
-}
-
-// Route is an IPv4 route of a container. With an invalid Via the destination is on the link.
-type Route struct {
-	Dst netip.Prefix
-	Via netip.Addr
 }
 
 // Attached is what [Attach] has done.

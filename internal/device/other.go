@@ -36,13 +36,13 @@ func EnsurePair(Pair) (bool, error) { return false, errors.ErrUnsupported }
 func RemovePair(string) error { return errors.ErrUnsupported }
 
 // SetUp is for Linux.
-func SetUp(name string, mtu int) error { return errors.ErrUnsupported }
+func SetUp(name string, mtu int, mac net.HardwareAddr) error { return errors.ErrUnsupported }
+
+// BridgeAddr is for Linux.
+func BridgeAddr(string) net.HardwareAddr { return nil }
 
 // AddPort is for Linux.
 func AddPort(bridge, name string) error { return errors.ErrUnsupported }
-
-// HardwareAddr is for Linux.
-func HardwareAddr(string) (net.HardwareAddr, error) { return nil, errors.ErrUnsupported }
 
 // AddAddress is for Linux.
 func AddAddress(string, netip.Prefix) (bool, error) { return false, errors.ErrUnsupported }
@@ -56,7 +56,14 @@ func Addresses(string) ([]netip.Prefix, error) { return nil, errors.ErrUnsupport
 // Attach is for Linux.
 func Attach(context.Context, Attachment) (Attached, error) { return Attached{}, errors.ErrUnsupported }
 
-// Detach is for Linux.
-func Detach(netns, iface string, addrs []netip.Prefix) (bool, error) {
-	return false, errors.ErrUnsupported
-}
+// PortOf is for Linux.
+func PortOf(netns, iface string) (string, error) { return "", errors.ErrUnsupported }
+
+// Veths is for Linux.
+func Veths() (map[string]bool, error) { return nil, errors.ErrUnsupported }
+
+// WatchRemovals is for Linux.
+func WatchRemovals(context.Context, func()) error { return errors.ErrUnsupported }
+
+// Overlap is for Linux.
+func Overlap(netip.Prefix, string) (string, error) { return "", errors.ErrUnsupported }

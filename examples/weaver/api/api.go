@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/overweave/overweave/dns"
+	"github.com/overweave/overweave/dns/dnsserver"
 	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/fastdp/ipsec"
 	"github.com/overweave/overweave/ipam"
@@ -23,7 +24,8 @@ const DefaultSocket = "/run/weaver.sock"
 type AttachRequest struct {
 	// NetNS is the namespace: a path, a name below /run/netns, or the ID of a process in it.
 	NetNS string `json:"netns"`
-	// ID names the attachment; addresses and names belong to it. Empty: derived from the namespace.
+	// ID names the attachment; addresses and names belong to it. A container that comes back under its ID within some seconds
+	// keeps its address. Empty: the name of the namespace, or a random one; what is attached already keeps its ID.
 	ID string `json:"id,omitempty"`
 	// Addresses to claim, with prefix lengths. None: the allocator gives one.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
@@ -36,7 +38,8 @@ type Attachment struct {
 	ID        string         `json:"id"`
 	NetNS     string         `json:"netns"`
 	Interface string         `json:"interface"` // in the namespace
-	Addresses []netip.Prefix `json:"addresses"`
+	Port      string         `json:"port"`      // the host's end of it
+	Addresses []netip.Prefix `json:"addresses"` // none while it waits for one
 	Names     []string       `json:"names,omitempty"`
 }
 
@@ -58,6 +61,7 @@ type Report struct {
 	IPAM        *ipam.Status   `json:",omitempty"` // nil if it is off
 	DNS         *DNSStatus     `json:",omitempty"` // nil if it is off
 	Attachments []Attachment
+	Targets     []string // the peers to connect to, as they were given
 }
 
 // BridgeStatus describes the host's end of the overlay.
@@ -67,6 +71,7 @@ type BridgeStatus struct {
 	Addresses []netip.Prefix // of the host itself on the overlay
 	Port      string         // what carries frames between bridge and switch: "tap" or "packet socket"
 	PortNote  string         `json:",omitempty"` // why it is not the better one
+	Trouble   string         `json:",omitempty"` // why the host has no address, if it is to have one
 	MTU       int
 }
 
@@ -76,5 +81,7 @@ type DNSStatus struct {
 	Address   string           // where questions are answered
 	Upstreams []netip.AddrPort // who is asked for other names
 	TTL       time.Duration
+	Table     dns.Status       // of the names, how many there are and what was wrong with messages
+	Server    dnsserver.Status // of questions
 	Entries   []dns.Entry
 }

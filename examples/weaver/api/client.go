@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -67,6 +68,17 @@ func (c *Client) Leave(ctx context.Context) error {
 func (c *Client) TakeOver(ctx context.Context, peer string) (string, error) {
 	body, err := c.do(ctx, http.MethodDelete, "/peer/"+url.PathEscape(peer), nil)
 	return string(body), err
+}
+
+// Connect has the daemon connect to more peers, each host or host:port, or with replace to these only. It remembers them.
+func (c *Client) Connect(ctx context.Context, replace bool, peers ...string) error {
+	form := url.Values{"peer": peers, "replace": {strconv.FormatBool(replace)}}
+	return c.call(ctx, http.MethodPost, "/connect?"+form.Encode(), nil, nil)
+}
+
+// Forget has the daemon no longer connect to peers, each named as before. Connections stay.
+func (c *Client) Forget(ctx context.Context, peers ...string) error {
+	return c.call(ctx, http.MethodPost, "/forget?"+url.Values{"peer": peers}.Encode(), nil, nil)
 }
 
 // call sends in as JSON, if it is not nil, and reads JSON into out, if that is not nil.

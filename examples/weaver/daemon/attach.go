@@ -1,130 +1,46 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/overweave/overweave/dns"
 	"github.com/overweave/overweave/examples/weaver/api"
 	"github.com/overweave/overweave/internal/device"
 	"github.com/overweave/overweave/ipam"
 )
 
-// exposeOwner owns the host's own addresses on the overlay.
-const exposeOwner = "weave:expose"
-
 // attacher gives namespaces their interfaces, addresses and names, and takes them away again. Requests are served one at a
-// time for each attachment. It is safe for concurrent use.
+// time for each namespace and for each attachment. It is safe for concurrent use.
+//
+// An attachment is remembered before anything is done for it, and forgotten when all of it is undone. So whatever a daemon
+// that was killed has left belongs to an attachment, and one whose interface is missing is tidied up: see reconcile.
 type attacher struct {
-	d *daemon
+	d    *daemon
+	wake chan struct{} // something of the host has changed
 
 	mu       sync.Mutex // guards what is below; not held while anything waits
 	attached map[string]api.Attachment
-	busy     map[string]chan struct{} // by ID; closed when the request that is served ends
+	busy     map[string]chan struct{} // by namespace and by ID; closed when the request that is served ends
 	host     []netip.Prefix           // the host's own addresses
+	trouble  error                    // why it has none
 }
 
 // newAttacher remembers what was attached before the daemon started.
 func newAttacher(d *daemon) (*attacher, error) {
-	a := &attacher{d: d, attached: map[string]api.Attachment{}, busy: map[string]chan struct{}{}}
+	a := &attacher{d: d, wake: make(chan struct{}, 1), attached: map[string]api.Attachment{}, busy: map[string]chan struct{}{}}
 	known, err := d.state.attachments()
 	for _, att := range known {
 		a.attached[att.ID] = att
 	}
 	return a, err
-}
-
-// inUse lists the addresses that containers of an earlier run have, and those of the host, so that nobody else is given them
-// should the allocator's file be lost.
-func (d *daemon) inUse() (list []ipam.Holding, err error) {
-	known, err := d.state.attachments()
-	if err != nil {
-		return nil, err
-	}
-	for _, att := range known {
-		for _, addr := range att.Addresses {
-			list = append(list, ipam.Holding{Owner: att.ID, Addr: addr})
-		}
-	}
-	if !d.cfg.Expose {
-		return list, nil
-	}
-	own, err := device.Addresses(d.cfg.Bridge)
-	for _, addr := range own {
-		if d.cfg.Range.Contains(addr.Addr()) {
-			list = append(list, ipam.Holding{Owner: exposeOwner, Addr: addr})
-		}
-	}
-	return list, err
-}
-
-// Run registers the names of what was attached before, since names live in memory, and gives the host its address. It
-// returns when ctx ends.
-func (a *attacher) Run(ctx context.Context) error {
-	for _, att := range a.List() {
-		if err := a.register(att); err != nil {
-			a.d.log.Warn("a name from before the restart", "attachment", att.ID, "error", err)
-		}
-		if a.d.bridge.mode != ModeDirect {
-			continue
-		}
-		if err := a.d.joinDatapath(hostName(att.ID)); err != nil {
-			a.d.log.Warn("an interface from before the restart", "attachment", att.ID, "error", err)
-		}
-	}
-	if a.d.cfg.Expose {
-		if err := a.expose(ctx); err != nil {
-			return err
-		}
-	}
-	<-ctx.Done()
-	return nil
-}
-
-// expose puts an address of the overlay on the host's bridge. It waits until there is one.
-func (a *attacher) expose(ctx context.Context) error {
-	addr, err := a.d.ipam.Allocate(ctx, exposeOwner, netip.Prefix{})
-	if err != nil {
-		return fmt.Errorf("an address for the host: %w", err)
-	}
-	if _, err := device.AddAddress(a.d.cfg.Bridge, addr); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.host = []netip.Prefix{addr}
-	a.mu.Unlock()
-	a.d.log.Info("host is on the overlay", "address", addr)
-	return nil
-}
-
-// hide takes the host's addresses away.
-func (a *attacher) hide() error {
-	a.mu.Lock()
-	addrs := a.host
-	a.host = nil
-	a.mu.Unlock()
-	var errs []error
-	for _, addr := range addrs {
-		errs = append(errs, device.RemoveAddress(a.d.cfg.Bridge, addr))
-	}
-	return errors.Join(errs...)
-}
-
-func (a *attacher) exposed() []netip.Prefix {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.host)
 }
 
 // List returns all attachments in order of their IDs.
@@ -134,93 +50,127 @@ func (a *attacher) List() []api.Attachment {
 	return slices.SortedFunc(maps.Values(a.attached), func(x, y api.Attachment) int { return strings.Compare(x.ID, y.ID) })
 }
 
-// lock waits for its turn to work on an attachment.
-func (a *attacher) lock(ctx context.Context, id string) (unlock func(), err error) {
-	for {
-		a.mu.Lock()
-		before, taken := a.busy[id]
-		if !taken {
-			done := make(chan struct{})
-			a.busy[id] = done
-			a.mu.Unlock()
-			return func() {
-				a.mu.Lock()
-				delete(a.busy, id)
-				a.mu.Unlock()
-				close(done)
-			}, nil
-		}
-		a.mu.Unlock()
-		select {
-		case <-before:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// Attach gives a namespace an interface. Addresses come first, since they may take long; then the interface, then the
-// names. If a step fails, what the request has done is undone; what an earlier request for this attachment has done stays.
+// Attach gives a namespace an interface. Addresses come first, since they may take long; then the names, then the interface.
+// If a step fails, what this request has done is undone, and what others have done stays.
 func (a *attacher) Attach(ctx context.Context, r api.AttachRequest) (att api.Attachment, err error) {
-	path, id, err := identify(r.NetNS, r.ID)
-	if err != nil {
-		return att, err
-	}
-	unlock, err := a.lock(ctx, id)
+	ns, unlock, err := a.lockNamespace(ctx, r.NetNS)
 	if err != nil {
 		return att, err
 	}
 	defer unlock()
-	before, again := a.get(id)
-	att = api.Attachment{ID: id, NetNS: path, Interface: device.DefaultInterface, Addresses: before.Addresses,
-		Names: mergeSorted(before.Names, r.Names, strings.Compare)}
-	defer func() {
-		if err != nil && !again {
-			err = errors.Join(err, a.undo(ctx, att))
-		}
-	}()
-	addrs, err := a.addresses(ctx, id, r.Addresses)
-	att.Addresses = mergeSorted(before.Addresses, addrs, netip.Prefix.Compare)
+	id, err := a.identify(ns, r.ID)
 	if err != nil {
 		return att, err
 	}
-	if err := a.wire(ctx, att); err != nil {
+	unlockID, err := a.lock(ctx, "id "+id)
+	if err != nil {
 		return att, err
 	}
-	a.mu.Lock()
-	a.attached[id] = att
-	a.mu.Unlock()
+	defer unlockID()
+	before, known := a.get(id)
+	if known && before.Port != ns.port {
+		if before, known, err = a.inherit(ctx, before, r); err != nil {
+			return att, err
+		}
+	}
+	att = api.Attachment{
+		ID: id, NetNS: ns.path, Interface: device.DefaultInterface, Port: cmp.Or(ns.port, hostName(id)),
+		Addresses: before.Addresses, Names: before.Names,
+	}
+	if other, taken := a.ofPort(att.Port); taken && other != id {
+		return att, fmt.Errorf("the interface of %s would be called as that of %s is: choose another name with --id", id, other)
+	}
+	var undo rollback
+	if err := a.attach(ctx, &att, r, &undo); err != nil {
+		undone := undo.run(ctx)
+		if undone == nil {
+			undone = a.restore(id, before, known)
+		}
+		return att, errors.Join(err, undone)
+	}
 	a.d.log.Info("attached", "id", id, "addresses", att.Addresses, "names", att.Names)
 	return att, nil
 }
 
-func (a *attacher) get(id string) (att api.Attachment, ok bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	att, ok = a.attached[id]
-	return att, ok
+// attach does the steps of Attach, and says how to undo them.
+func (a *attacher) attach(ctx context.Context, att *api.Attachment, r api.AttachRequest, undo *rollback) error {
+	before := *att
+	if err := a.put(before); err != nil {
+		return err
+	}
+	held := a.holds(att.ID)
+	undo.add(func(ctx context.Context) error { return a.freeBut(ctx, att.ID, held) })
+	addrs, err := a.addresses(ctx, att.ID, r.Addresses)
+	if err != nil {
+		return err
+	}
+	att.Addresses = mergeSorted(before.Addresses, addrs, netip.Prefix.Compare)
+	att.Names = mergeSorted(before.Names, r.Names, strings.Compare)
+	undo.add(func(context.Context) error {
+		a.unregister(att.ID)
+		return a.register(before)
+	})
+	if err := a.register(*att); err != nil {
+		return err
+	}
+	if err := a.put(*att); err != nil {
+		return err
+	}
+	return a.wire(ctx, *att, undo)
 }
 
-// identify returns the path of a namespace, and what to call its attachment if id does not say: its name if it has one,
-// else its number, which is that of no other namespace of this host.
-func identify(ref, id string) (path, _ string, err error) {
-	if path, err = device.ResolveNetNS(ref); err != nil || id != "" {
-		return path, id, err
+// wire makes the interface, or gives it what it lacks. It is the last step, and undoes itself if it fails.
+func (a *attacher) wire(ctx context.Context, att api.Attachment, undo *rollback) error {
+	to := device.Attachment{
+		Bridge: a.d.cfg.Bridge, NetNS: att.NetNS, HostName: att.Port, Interface: att.Interface,
+		MTU: a.d.cfg.MTU, Addresses: att.Addresses,
 	}
-	if filepath.Base(path) == ref {
-		return path, ref, nil
+	if a.d.bridge.mode == ModeDirect {
+		to.Join = func(port string) error {
+			undo.add(func(ctx context.Context) error { return a.d.datapath.RemovePort(ctx, port) })
+			return a.d.joinDatapath(port)
+		}
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return "", "", fmt.Errorf("%s: %w", path, err)
-	}
-	return path, fmt.Sprintf("netns-%d", st.Ino), nil
+	_, err := device.Attach(ctx, to)
+	return err
 }
 
-// hostName is the name of the host's end of an attachment's veth pair. IDs are longer than what fits, hence the hash.
-func hostName(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return device.HostName(hex.EncodeToString(sum[:]))
+// inherit is for a container that comes back under its ID, in a new namespace: it keeps its addresses, unless it asks for
+// some. Names are those of the new one alone. It waits a moment for the kernel to tidy up the old namespace.
+func (a *attacher) inherit(ctx context.Context, old api.Attachment, r api.AttachRequest) (api.Attachment, bool, error) {
+	if err := a.awaitEnd(ctx, old); err != nil {
+		return old, true, err
+	}
+	if len(r.Addresses) > 0 {
+		return api.Attachment{}, false, a.end(ctx, old)
+	}
+	a.unregister(old.ID)
+	old.Names = nil
+	return old, true, nil
+}
+
+const (
+	tidyTime = 2 * time.Second // how long the kernel may take to remove the interfaces of a namespace
+	tidyPoll = 20 * time.Millisecond
+)
+
+func (a *attacher) awaitEnd(ctx context.Context, old api.Attachment) error {
+	tick := time.NewTicker(tidyPoll)
+	defer tick.Stop()
+	late := time.NewTimer(tidyTime)
+	defer late.Stop()
+	for {
+		if there, err := linkThere(old.Port); !there {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-late.C:
+			return fmt.Errorf("%s is attached already, in another namespace (%s): detach it first", old.ID, old.NetNS)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // addresses returns what the namespace is to have: what was asked for, claimed, or what the allocator gives.
@@ -246,93 +196,79 @@ func (a *attacher) addresses(ctx context.Context, id string, asked []netip.Prefi
 	return asked, nil
 }
 
-// wire makes the interface, remembers the attachment, and registers its names.
-func (a *attacher) wire(ctx context.Context, att api.Attachment) error {
-	to := device.Attachment{
-		Bridge: a.d.cfg.Bridge, NetNS: att.NetNS, HostName: hostName(att.ID), Interface: att.Interface,
-		MTU: a.d.cfg.MTU, Addresses: att.Addresses,
-	}
-	if a.d.bridge.mode == ModeDirect {
-		to.Join = a.d.joinDatapath
-	}
-	if _, err := device.Attach(ctx, to); err != nil {
-		return err
-	}
-	if err := a.d.state.put(att); err != nil {
-		return fmt.Errorf("remembering the attachment: %w", err)
-	}
-	return a.register(att)
-}
-
-// register makes the names of an attachment known.
-func (a *attacher) register(att api.Attachment) error {
-	if a.d.names == nil {
+// holds lists the addresses that the allocator has on record for an attachment.
+func (a *attacher) holds(id string) []netip.Prefix {
+	if a.d.ipam == nil {
 		return nil
 	}
-	for _, name := range att.Names {
-		for _, addr := range att.Addresses {
-			if err := a.d.names.Register(a.qualify(name), att.ID, addr.Addr()); err != nil {
-				return err
-			}
+	for _, o := range a.d.ipam.Owners() {
+		if o.Owner == id {
+			return o.Addrs
 		}
 	}
 	return nil
 }
 
-// qualify puts a name that has no domain into ours.
-func (a *attacher) qualify(name string) string {
-	if strings.Contains(strings.TrimSuffix(name, "."), ".") {
-		return name
+// freeBut frees what an attachment has, but for what it is to keep.
+func (a *attacher) freeBut(ctx context.Context, id string, keep []netip.Prefix) error {
+	var errs []error
+	for _, addr := range a.holds(id) {
+		if !slices.Contains(keep, addr) {
+			errs = append(errs, a.d.ipam.Free(ctx, id, addr.Addr()))
+		}
 	}
-	return strings.TrimSuffix(name, ".") + "." + a.d.cfg.DNSDomain
+	return errors.Join(errs...)
 }
 
-// undo takes away all of an attachment that there is. The host's end of the interface is removed, and the other end with
-// it, so that it does not matter what has become of the namespace.
-func (a *attacher) undo(ctx context.Context, att api.Attachment) error {
-	ctx = context.WithoutCancel(ctx)
+// Detach takes an attachment away, or what else the allocator gave in its name.
+func (a *attacher) Detach(ctx context.Context, r api.DetachRequest) error {
+	id := r.ID
+	if id == "" {
+		var err error
+		if id, err = a.find(r.NetNS); err != nil {
+			return err
+		}
+	}
+	if err := checkID(id); err != nil {
+		return err
+	}
+	unlock, err := a.lock(ctx, "id "+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	att, known := a.get(id)
+	if !known && len(a.holds(id)) == 0 {
+		return fmt.Errorf("%s is not attached", id)
+	}
+	att.ID = id
+	if err := a.end(context.WithoutCancel(ctx), att); err != nil {
+		return err
+	}
+	a.d.log.Info("detached", "id", id)
+	return nil
+}
+
+// end takes away all of an attachment that there is, and then forgets it. The host's end of the interface is removed, and the
+// other end with it, so that it does not matter what has become of the namespace.
+func (a *attacher) end(ctx context.Context, att api.Attachment) error {
+	a.unregister(att.ID)
 	var errs []error
-	if a.d.names != nil {
-		a.d.names.Unregister(dns.Match{Owner: att.ID})
+	if att.Port != "" {
+		if a.d.bridge.mode == ModeDirect {
+			errs = append(errs, a.d.datapath.RemovePort(ctx, att.Port))
+		}
+		errs = append(errs, device.RemovePair(att.Port))
 	}
-	if a.d.bridge.mode == ModeDirect {
-		errs = append(errs, a.d.datapath.RemovePort(ctx, hostName(att.ID)))
-	}
-	errs = append(errs, device.RemovePair(hostName(att.ID)))
 	if a.d.ipam != nil {
 		if err := a.d.ipam.FreeAll(ctx, att.ID); !errors.Is(err, ipam.ErrNotOwned) {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, a.d.state.remove(att.ID))...)
-}
-
-// Detach takes an attachment away.
-func (a *attacher) Detach(ctx context.Context, r api.DetachRequest) error {
-	id := r.ID
-	if id == "" {
-		var err error
-		if _, id, err = identify(r.NetNS, ""); err != nil {
-			return err
-		}
-	}
-	unlock, err := a.lock(ctx, id)
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	defer unlock()
-	att, ok := a.get(id)
-	if !ok {
-		return fmt.Errorf("%s is not attached", id)
-	}
-	if err := a.undo(ctx, att); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	delete(a.attached, id)
-	a.mu.Unlock()
-	a.d.log.Info("detached", "id", id)
-	return nil
+	return a.restore(att.ID, api.Attachment{}, false)
 }
 
 // mergeSorted returns the union of two lists, sorted, each element once.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 
@@ -33,22 +32,37 @@ const maxQueues = 8
 type bridge struct {
 	name string
 	mtu  int
+	mac  net.HardwareAddr // of the bridge, or of the datapath's own device: the peer's name, as with Weave Net
 	mode Mode
 	port overlay.Port
 	kind string // of the port, for people
 	note string // why it is not the better kind
 
-	datapath string         // the name of the datapath; "" for none
-	inUse    func() bool    // whether the bridge has to stay; nil: no
-	undo     []func() error // what this run has made
-	gone     bool           // the datapath was removed, and tunnels with it
+	datapath string             // the name of the datapath; "" for none
+	wiring   wiring             // what is there to remove
+	save     func(wiring) error // keeps that over a restart
+	inUse    func() bool        // whether the bridge has to stay
+	gone     bool               // the datapath was removed, and tunnels with it
 }
 
-// openBridge makes the bridge of the wanted mode, or adopts the one that is there, and joins it.
-func openBridge(c Config) (*bridge, error) {
-	b := &bridge{name: c.Bridge, mtu: c.MTU, mode: c.Mode}
+// openBridge makes the bridge of the wanted mode, or adopts the one that is there, and joins it. If no mode is wanted, containers
+// that are attached say which one: that of the last run, as they are attached to what it made.
+func openBridge(c Config, s *state) (*bridge, error) {
+	mac := c.Name.Bytes()
+	b := &bridge{name: c.Bridge, mtu: c.MTU, mac: mac[:], mode: c.Mode, wiring: s.wiring(), save: s.setWiring}
+	containers, err := s.alive()
+	if err != nil {
+		return nil, err
+	}
+	if b.mode == "" && containers > 0 {
+		b.mode = b.wiring.Mode
+	}
 	if b.mode == "" {
 		b.choose(c.NoTAP)
+	}
+	b.inUse = func() bool { return containers > 0 }
+	if err := b.convert(containers); err != nil {
+		return nil, err
 	}
 	if err := b.open(c); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -80,15 +94,14 @@ func (b *bridge) open(c Config) error {
 		b.datapath = b.name
 		return b.openDatapath()
 	}
-	mac := c.Name.Bytes()
-	made, err := device.EnsureBridge(device.Bridge{Name: b.name, MAC: net.HardwareAddr(mac[:]), MTU: b.mtu})
-	if err != nil {
-		return err
-	}
-	if made {
-		b.onUndo(func() error { return device.RemoveBridge(b.name) })
+	made, err := device.EnsureBridge(device.Bridge{Name: b.name, MAC: b.mac, MTU: b.mtu})
+	if err := errors.Join(err, b.ours(part{partBridge, b.name}, made)); err != nil {
+		return explain(err)
 	}
 	if b.mode == ModeBridge {
+		if err := device.RemovePair(dpOuterName); err != nil { // a datapath that nobody runs would forward as well
+			return err
+		}
 		return b.join(c.NoTAP)
 	}
 	if err := b.pair(dpOuterName, true); err != nil {
@@ -98,31 +111,34 @@ func (b *bridge) open(c Config) error {
 	return b.openDatapath()
 }
 
-func (b *bridge) onUndo(f func() error) { b.undo = append(b.undo, f) }
-
-// pair makes the veth pair of which the bridge has the inner end.
-func (b *bridge) pair(outer string, offload bool) error {
-	made, err := device.EnsurePair(device.Pair{Bridge: b.name, Inner: innerName, Outer: outer, MTU: b.mtu, Offload: offload})
-	if made {
-		b.onUndo(func() error { return device.RemovePair(innerName) })
+// explain says what to do about a device that has the name of ours and is something else.
+func explain(err error) error {
+	if errors.Is(err, device.ErrWrongKind) || errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%w (if a daemon in another mode left it, `weaver reset` removes it)", err)
 	}
 	return err
+}
+
+// pair makes the veth pair of which the bridge has the inner end. One of another mode makes way, as nothing is attached to it.
+func (b *bridge) pair(outer string, offload bool) error {
+	pair := device.Pair{Bridge: b.name, Inner: innerName, Outer: outer, MTU: b.mtu, Offload: offload}
+	made, err := device.EnsurePair(pair)
+	if errors.Is(err, device.ErrWrongKind) {
+		if err := device.RemovePair(innerName); err != nil {
+			return err
+		}
+		made, err = device.EnsurePair(pair)
+	}
+	return errors.Join(err, b.ours(part{partPair, outer}, made))
 }
 
 // openDatapath makes the datapath, or finds it, and the TAP by which the switch takes part in it.
 func (b *bridge) openDatapath() error {
 	made, err := ensureDatapath(b.datapath)
-	if made {
-		b.onUndo(func() error {
-			err := removeDatapath(b.datapath)
-			b.gone = err == nil
-			return err
-		})
+	if err := errors.Join(err, b.ours(part{partDatapath, b.datapath}, made)); err != nil {
+		return explain(err)
 	}
-	if err != nil {
-		return err
-	}
-	if err := device.SetUp(b.datapath, b.mtu); err != nil {
+	if err := device.SetUp(b.datapath, b.mtu, b.mac); err != nil {
 		return err
 	}
 	tap, err := b.openTAP()
@@ -130,7 +146,7 @@ func (b *bridge) openDatapath() error {
 		return err
 	}
 	b.port, b.kind = tap, "datapath, tap"
-	return device.SetUp(tapName, b.mtu)
+	return device.SetUp(tapName, b.mtu, nil)
 }
 
 // join opens the port: a TAP if there may be one, else a packet socket.
@@ -176,21 +192,18 @@ func (b *bridge) joinPacket() error {
 	return nil
 }
 
-// Close leaves the bridge. What this run has made is removed, unless containers use it.
+// Close leaves the bridge. What this run or one before it has made is removed, unless containers use it.
 func (b *bridge) Close() error {
 	var errs []error
 	if b.port != nil {
 		errs = append(errs, ignoreClosed(b.port.Close()))
 	}
-	if b.inUse != nil && b.inUse() {
+	if b.inUse() {
 		return errors.Join(errs...)
 	}
-	for i := len(b.undo) - 1; i >= 0; i-- {
-		errs = append(errs, b.undo[i]())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.removeAll())...)
 }
 
-func (b *bridge) status(addresses []netip.Prefix) api.BridgeStatus {
-	return api.BridgeStatus{Name: b.name, Mode: string(b.mode), Addresses: addresses, Port: b.kind, PortNote: b.note, MTU: b.mtu}
+func (b *bridge) status() api.BridgeStatus {
+	return api.BridgeStatus{Name: b.name, Mode: string(b.mode), Port: b.kind, PortNote: b.note, MTU: b.mtu}
 }

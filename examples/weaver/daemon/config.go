@@ -20,7 +20,7 @@ type Config struct {
 	// Version is shown in reports.
 	Version string
 
-	// Name is the peer's name. Zero: the bridge's hardware address if the bridge exists, else the name used last time, else
+	// Name is the peer's name. Zero: the name used last time, else the bridge's hardware address if the bridge exists, else
 	// one made from the host's hardware IDs, else a random one.
 	Name peer.Name
 	// Nickname is for people. Empty: the host name.
@@ -67,6 +67,10 @@ type Config struct {
 	// less than 0: never.
 	ReclaimAfter time.Duration
 
+	// Grace is how long the addresses of a container stay with it after its interface is gone, so that one that is started again
+	// has the same ones, and nobody gets what others still know somebody else by. 0: 10 s.
+	Grace time.Duration
+
 	// NoDNS turns the name service off.
 	NoDNS bool
 	// DNSDomain is where names of containers live. Empty: weave.local.
@@ -111,7 +115,9 @@ const (
 	// encryption. It is what containers of Weave Net have too.
 	defaultMTU = 1376
 	minMTU     = 576
-	maxMTU     = 65535
+	// defaultGrace is what a container engine takes to start its containers again.
+	defaultGrace = 10 * time.Second
+	maxMTU       = 65535
 )
 
 // withDefaults returns the config with defaults filled in, or says what is wrong with it.
@@ -126,6 +132,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.DNSDomain, "weave.local.")
 	setDefault(&c.DNSListen, "0.0.0.0:53")
 	setDefault(&c.DNSTTL, time.Second)
+	setDefault(&c.Grace, defaultGrace)
 	if !c.Host.IsValid() {
 		c.Host = netip.IPv4Unspecified()
 	}
@@ -141,6 +148,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
 	case !slices.Contains([]Mode{"", ModeBridge, ModeBridged, ModeDirect}, c.Mode):
 		return fmt.Errorf("mode %q: want %s, %s or %s", c.Mode, ModeBridge, ModeBridged, ModeDirect)
+	case c.Grace < 0:
+		return fmt.Errorf("%s is no time for which containers could keep their addresses", c.Grace)
 	case c.Expose && !c.Range.IsValid():
 		return errors.New("the host can have an address on the overlay only if there is a range to take it from")
 	case !c.Range.IsValid() && c.DefaultSubnet.IsValid():

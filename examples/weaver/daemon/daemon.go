@@ -31,7 +31,7 @@ import (
 // ipamFile is the allocator's file.
 const ipamFile = "ipam.db"
 
-// daemon is a composed daemon. Its fields are constant once New has filled them; the parts guard themselves.
+// daemon is a composed daemon. Its fields are constant once open has filled them; the parts guard themselves.
 type daemon struct {
 	cfg     Config
 	log     *slog.Logger
@@ -45,6 +45,7 @@ type daemon struct {
 	xfrm      *ipsec.XFRM      // of the protector
 	sw        *overlay.Switch
 	router    *mesh.Router
+	targets   targetList // of the router
 	groups    *gossip.State[overlay.Memberships]
 	ipam      *ipam.Allocator   // nil if off
 	names     *dns.Table        // nil if off
@@ -74,7 +75,7 @@ func Run(ctx context.Context, c Config) (err error) {
 
 // open builds the parts, each on those before it, and starts nothing.
 func (d *daemon) open() error {
-	steps := []func() error{d.openState, d.openSockets, d.openBridge, d.buildMesh, d.buildIPAM, d.buildDNS, d.buildAttacher}
+	steps := []func() error{d.openState, d.openSockets, d.checkRange, d.openBridge, d.buildMesh, d.buildIPAM, d.buildDNS, d.buildAttacher}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -132,7 +133,7 @@ func (d *daemon) openSockets() error {
 }
 
 func (d *daemon) openBridge() (err error) {
-	if d.bridge, err = openBridge(d.cfg); err != nil {
+	if d.bridge, err = openBridge(d.cfg, d.state); err != nil {
 		return err
 	}
 	d.onClose(d.closeBridge)
@@ -171,7 +172,7 @@ func (d *daemon) buildMesh() (err error) {
 		Name: d.cfg.Name, ShortID: d.state.shortID(), Nickname: d.cfg.Nickname,
 		Listen: netip.AddrPortFrom(d.cfg.Host, d.cfg.Port), DefaultPort: d.cfg.Port,
 		Password: d.cfg.Password, TrustedSubnets: d.cfg.TrustedSubnets, MinProtocol: d.cfg.MinProtocol,
-		Targets: d.cfg.Peers, ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
+		Targets: d.targets.open(d.cfg, d.state), ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
 		Switch: d.sw, Log: d.log,
 	})
 	if err != nil {
@@ -242,43 +243,68 @@ func (d *daemon) buildAttacher() (err error) {
 	return nil
 }
 
-// run runs all parts until ctx ends or one of them fails.
+// run runs all parts until ctx ends or one of them fails. What asks the others, on behalf of clients, ends before these do.
 func (d *daemon) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	part := func(what string, run func(context.Context) error) {
-		g.Go(func() error {
-			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-				return fmt.Errorf("%s: %w", what, err)
-			}
-			return nil
-		})
-	}
-	part("frames", d.sleeve.Run)
-	if d.protector != nil {
-		part("encryption in the kernel", d.protector.Run)
-	}
-	if d.datapath != nil {
-		part("datapath", d.datapath.Run)
-	}
-	part("switch", d.sw.Run)
-	part("mesh", d.router.Run)
-	part("peers", d.checkStart)
-	part("short id", d.keepShortID)
-	if d.ipam != nil {
-		part("addresses", d.ipam.Run)
-	}
-	if d.names != nil {
-		part("names", d.names.Run)
-		part("DNS server", d.dns.Run)
-	}
-	part("attachments", d.attach.Run)
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	parts := newGroup(base)
+	d.runParts(parts)
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(parts.ctx, cancel)
+	front := newGroup(ctx)
+	front.run("attachments", d.attach.Run)
 	if d.api != nil {
-		part("control socket", d.serveAPI)
+		front.run("control socket", d.serveAPI)
 	}
 	if d.metrics != nil {
-		part("metrics", d.serveMetrics)
+		front.run("metrics", d.serveMetrics)
 	}
-	return g.Wait()
+	err := front.Wait()
+	stop()
+	return errors.Join(err, parts.Wait())
+}
+
+func (d *daemon) runParts(g *group) {
+	g.run("frames", d.sleeve.Run)
+	if d.protector != nil {
+		g.run("encryption in the kernel", d.protector.Run)
+	}
+	if d.datapath != nil {
+		g.run("datapath", d.datapath.Run)
+	}
+	g.run("switch", d.sw.Run)
+	g.run("mesh", d.router.Run)
+	g.run("peers", d.checkStart)
+	g.run("short id", d.keepShortID)
+	if d.ipam != nil {
+		g.run("addresses", d.ipam.Run)
+	}
+	if d.names != nil {
+		g.run("names", d.names.Run)
+		g.run("DNS server", d.dns.Run)
+	}
+}
+
+// group runs parts until its context ends, which it does when one of them fails.
+type group struct {
+	*errgroup.Group
+	ctx context.Context
+}
+
+func newGroup(ctx context.Context) *group {
+	g, ctx := errgroup.WithContext(ctx)
+	return &group{g, ctx}
+}
+
+func (g *group) run(what string, part func(context.Context) error) {
+	g.Go(func() error {
+		if err := part(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
 }
 
 func ignoreClosed(err error) error {

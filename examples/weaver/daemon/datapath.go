@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/overweave/overweave/fastdp"
@@ -42,10 +43,10 @@ func (d *daemon) buildDatapath(f *overlay.Forwarder) (err error) {
 }
 
 // buildProtector makes what encrypts tunnels. Where the kernel has no ESP, encrypted links are left to user space. Without a password
-// nothing must be left of a run that had one, which would let nothing through in the clear.
+// nothing must be left of a run that had one.
 func (d *daemon) buildProtector() error {
 	if len(d.cfg.Password) == 0 {
-		return resetEncryption(d.cfg.tunnelPort())
+		return endEncryption(d.bridge.datapath, d.cfg.tunnelPort())
 	}
 	kernel, err := ipsec.OpenKernel()
 	if err == nil {
@@ -63,11 +64,72 @@ func (d *daemon) buildProtector() error {
 // tunnelPort is the UDP port of tunnels.
 func (c Config) tunnelPort() uint16 { return c.Port + 1 }
 
+// endEncryption removes what a run with a password has left, which would let nothing through in the clear. What that run sent by its
+// tunnels must not go on in the clear either: if there is anything to remove, the tunnels go first, and the flows that lead to them.
+func endEncryption(datapath string, tunnelPort uint16) error {
+	left, err := encryptedPorts()
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	ports := []uint16{tunnelPort}
+	err = withDatapaths(func(ctx context.Context, conn *odp.Conn) error {
+		for dp, err := range conn.Datapaths(ctx) {
+			if err != nil {
+				return err
+			}
+			udp, err := fastdp.TunnelPorts(ctx, conn, dp.Index)
+			if err != nil {
+				return err
+			}
+			if dp.Name == datapath {
+				ports = append(ports, udp...)
+			} else if !slices.Contains(udp, tunnelPort) { // of another daemon
+				continue
+			}
+			if !slices.ContainsFunc(udp, func(port uint16) bool { return slices.Contains(left, port) }) {
+				continue
+			}
+			if err := fastdp.RemoveTunnels(ctx, conn, dp.Index); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("tunnels of a run with a password: %w", err)
+	}
+	return resetPorts(ports)
+}
+
+// encryptedPorts returns the tunnel ports for which something that encrypts is in the kernel.
+func encryptedPorts() ([]uint16, error) {
+	kernel, err := ipsec.OpenKernel()
+	if errors.Is(err, errors.ErrUnsupported) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("encryption of a former run: %w", err)
+	}
+	ports, err := ipsec.Ports(kernel)
+	return ports, errors.Join(err, kernel.Close())
+}
+
+// resetPorts removes from the kernel what encrypts tunnels that are gone.
+func resetPorts(udp []uint16) error {
+	var errs []error
+	for _, port := range udp {
+		errs = append(errs, resetEncryption(port))
+	}
+	return errors.Join(errs...)
+}
+
 // closeBridge leaves the bridge. What encrypts tunnels goes when they are gone, else it stays in force for the next daemon.
 func (d *daemon) closeBridge() error {
 	errs := []error{d.bridge.Close()}
 	if d.protector != nil && d.bridge.gone {
-		errs = append(errs, d.protector.Release(d.cfg.tunnelPort()))
+		for _, port := range d.protector.Status().Ports { // also of tunnels to peers with another port
+			errs = append(errs, d.protector.Release(port))
+		}
 	}
 	if d.xfrm != nil {
 		errs = append(errs, d.xfrm.Close())
@@ -109,6 +171,7 @@ func ensureDatapath(name string) (made bool, err error) {
 	return made, err
 }
 
+// removeDatapath removes a datapath and its tunnels, and then what encrypted these.
 func removeDatapath(name string) error {
 	return withDatapaths(func(ctx context.Context, conn *odp.Conn) error {
 		dp, err := conn.Datapath(ctx, name)
@@ -118,6 +181,16 @@ func removeDatapath(name string) error {
 		if err != nil {
 			return err
 		}
-		return conn.DeleteDatapath(ctx, dp.Index)
+		tunnels, err := fastdp.TunnelPorts(ctx, conn, dp.Index)
+		if err == nil {
+			err = fastdp.RemoveTunnels(ctx, conn, dp.Index)
+		}
+		if err == nil {
+			err = conn.DeleteDatapath(ctx, dp.Index)
+		}
+		if err != nil {
+			return err
+		}
+		return resetPorts(tunnels)
 	})
 }

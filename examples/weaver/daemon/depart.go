@@ -1,21 +1,27 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 )
 
 // leave hands this host's part of the range over to the others, for good: sections 1.8 of the ipam and 4 of the http-api
-// specification. No address is given out here afterwards.
+// specification. No address is given out here afterwards. It is refused while containers have some: others would get them.
 func (d *daemon) leave(w http.ResponseWriter, r *http.Request) {
 	if d.ipam != nil {
-		if err := errors.Join(d.attach.hide(), d.ipam.Release(r.Context())); err != nil {
+		if n := len(d.attach.List()); n > 0 {
+			http.Error(w, fmt.Sprintf("%d containers are attached: detach them first, others would get their addresses", n), http.StatusConflict)
+			return
+		}
+		if err := d.ipam.Release(r.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
 		d.log.Info("the addresses of this host are the others' now")
+		if err := d.attach.hide(); err != nil {
+			d.log.Warn("taking the host's address away", "error", err)
+		}
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

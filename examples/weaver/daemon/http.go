@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"github.com/overweave/overweave/examples/weaver/api"
 )
@@ -16,36 +20,61 @@ const (
 	maxBody         = 1 << 20
 	headerTimeout   = 10 * time.Second
 	shutdownTimeout = 2 * time.Second
+	scrapeTimeout   = 30 * time.Second
+	idleTimeout     = 2 * time.Minute
+	maxScrapers     = 32
 )
 
 // serveAPI answers clients of the control socket until ctx ends. Requests that still wait then are given up.
-func (d *daemon) serveAPI(ctx context.Context) error { return serve(ctx, d.api, d.handler()) }
+func (d *daemon) serveAPI(ctx context.Context) error {
+	return d.serve(ctx, d.api, &http.Server{Handler: d.handler()})
+}
 
-// serveMetrics answers at the metrics address, which serves nothing else.
+// serveMetrics answers at the metrics address, which serves nothing else. Whoever finds it can connect to it, so it is bounded
+// how many may, and for how long.
 func (d *daemon) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", d.metricsHandler())
-	return serve(ctx, d.metrics, mux)
+	return d.serve(ctx, netutil.LimitListener(d.metrics, maxScrapers), &http.Server{
+		Handler: mux, ReadTimeout: headerTimeout, WriteTimeout: scrapeTimeout, IdleTimeout: idleTimeout,
+	})
 }
 
-func serve(ctx context.Context, l net.Listener, h http.Handler) error {
-	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: headerTimeout,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-	}
-	stop := context.AfterFunc(ctx, func() {
+// serve serves until ctx ends, which is the context of requests too. When it returns, no handler runs any more.
+func (d *daemon) serve(ctx context.Context, l net.Listener, server *http.Server) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.RWMutex // held for reading by each handler
+	h := server.Handler
+	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		running.RLock()
+		defer running.RUnlock()
+		if ctx.Err() == nil {
+			h.ServeHTTP(w, r)
+		}
+	})
+	server.ReadHeaderTimeout = headerTimeout
+	server.BaseContext = func(net.Listener) context.Context { return ctx }
+	server.ErrorLog = slog.NewLogLogger(d.log.Handler(), slog.LevelWarn)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-ctx.Done()
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		if server.Shutdown(late) != nil {
 			_ = server.Close()
 		}
-	})
-	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	}()
+	err := server.Serve(l)
+	cancel()
+	<-ended
+	running.Lock()
+	defer running.Unlock()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
 	}
-	return nil
+	return err
 }
 
 func (d *daemon) handler() http.Handler {
@@ -56,7 +85,7 @@ func (d *daemon) handler() http.Handler {
 	}))
 	mux.Handle("GET /metrics", d.metricsHandler())
 	mux.HandleFunc("GET /report", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.report()) })
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, summary(d.report())) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, summary(d.overview())) })
 	mux.HandleFunc("GET /status/{part}", d.statusPart)
 	mux.HandleFunc("POST /connect", d.connect)
 	mux.HandleFunc("POST /forget", d.forget)
@@ -96,56 +125,4 @@ func (d *daemon) statusPart(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = io.WriteString(w, render(d.report()))
-}
-
-func (d *daemon) connect(w http.ResponseWriter, r *http.Request) {
-	if err := parsePeers(r); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	if err := d.router.Connect(r.Form.Get("replace") == "true", r.Form["peer"]...); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-	}
-}
-
-func (d *daemon) forget(w http.ResponseWriter, r *http.Request) {
-	if err := parsePeers(r); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	d.router.Forget(r.Form["peer"]...)
-}
-
-// parsePeers reads the form values of connect and forget.
-func parsePeers(r *http.Request) error {
-	r.Body = http.MaxBytesReader(nil, r.Body, maxBody)
-	return r.ParseForm()
-}
-
-func (d *daemon) report() api.Report {
-	r := api.Report{
-		Version: d.cfg.Version, Started: d.started,
-		Router: d.router.Status(), Switch: d.sw.Status(), Bridge: d.bridge.status(d.attach.exposed()),
-		Attachments: d.attach.List(),
-	}
-	if d.datapath != nil {
-		st := d.datapath.Status()
-		r.Datapath = &st
-	}
-	if d.protector != nil {
-		st := d.protector.Status()
-		r.Encryption = &st
-	}
-	if d.ipam != nil {
-		st := d.ipam.Status()
-		r.IPAM = &st
-	}
-	if d.names != nil {
-		st := d.dns.Status()
-		r.DNS = &api.DNSStatus{
-			Domain: d.names.Domain(), Address: st.Address.String(), Upstreams: st.Upstreams,
-			TTL: max(d.cfg.DNSTTL, 0), Entries: d.names.Entries(),
-		}
-	}
-	return r
 }

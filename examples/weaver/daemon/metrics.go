@@ -28,9 +28,13 @@ var (
 	descClaims       = describe("weave_ipam_pending_claims", "Number of pending claims.")
 	descTroubles     = describe("weaver_ipam_troubles", "What an operator should know of the address allocator, by kind; 0 is good.", "kind")
 	descFrameDrops   = describe("weaver_frame_drops_total", "Frames that the switch sent nowhere.", "reason")
+	descAllFlows     = describe("weave_flows", "Number of FastDP flows.")
 	descFlows        = describe("weaver_datapath_flows", "Flows in the kernel's datapath, by what they are for.", "kind")
 	descDatapath     = describe("weaver_datapath_events_total", "What happened to the kernel's datapath.", "event")
 	descLost         = describe("weaver_datapath_lost_total", "Frames that no flow matched and nobody took from the kernel in time.")
+	descNames        = describe("weaver_dns_names", "Names of all peers, by state.", "state")
+	descNameFaults   = describe("weaver_dns_faults_total", "What was wrong with gossip about names.", "kind")
+	descQuestions    = describe("weaver_dns_questions_total", "Questions for names, by what became of them.", "kind")
 	descChannelDrops = describe("weaver_gossip_drops_total", "Gossip messages dropped because a queue was full.", "channel")
 )
 
@@ -41,7 +45,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // metricsHandler serves the daemon's metrics and those of the process.
 func (d *daemon) metricsHandler() http.Handler {
 	r := prometheus.NewRegistry()
-	r.MustRegister(collector{d.report}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.MustRegister(collector{d.overview}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
 
@@ -69,13 +73,7 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 		collectIPAM(out, r.IPAM)
 	}
 	if r.DNS != nil {
-		own := 0
-		for _, e := range r.DNS.Entries {
-			if e.Live() && e.Origin == r.Router.Name {
-				own++
-			}
-		}
-		gauge(out, descDNSEntries, float64(own))
+		collectDNS(out, r.DNS)
 	}
 }
 
@@ -106,9 +104,12 @@ func collectConnections(out chan<- prometheus.Metric, m mesh.Status) {
 }
 
 func collectDatapath(out chan<- prometheus.Metric, s *fastdp.Status) {
+	all := 0
 	for kind, n := range s.Flows {
 		gauge(out, descFlows, float64(n), kind)
+		all += n
 	}
+	gauge(out, descAllFlows, float64(all))
 	for event, n := range s.Counts {
 		counter(out, descDatapath, float64(n), event)
 	}
@@ -132,6 +133,24 @@ func collectIPAM(out chan<- prometheus.Metric, s *ipam.Status) {
 	gauge(out, descClaims, float64(len(s.PendingClaims)))
 	for kind, n := range troubles(s) {
 		gauge(out, descTroubles, float64(n), strings.ReplaceAll(kind, " ", "_"))
+	}
+}
+
+func collectDNS(out chan<- prometheus.Metric, s *api.DNSStatus) {
+	gauge(out, descDNSEntries, float64(s.Table.Own))
+	gauge(out, descNames, float64(s.Table.Live), "live")
+	gauge(out, descNames, float64(s.Table.Tombstones), "removed")
+	for kind, n := range map[string]uint64{
+		"malformed": s.Table.Malformed, "skewed": s.Table.Skewed, "bad_entries": s.Table.BadEntries,
+		"unknown_origin": s.Table.UnknownOrigin, "refused": s.Table.Refused, "self_correction": s.Table.SelfCorrection,
+	} {
+		counter(out, descNameFaults, float64(n), kind)
+	}
+	for kind, n := range map[string]uint64{
+		"asked": s.Server.Queries, "ignored": s.Server.Ignored, "malformed": s.Server.Malformed, "forwarded": s.Server.Forwarded,
+		"failed": s.Server.Failed, "dropped": s.Server.Dropped, "refused": s.Server.Refused,
+	} {
+		counter(out, descQuestions, float64(n), kind)
 	}
 }
 

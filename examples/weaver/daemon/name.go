@@ -1,9 +1,10 @@
 package daemon
 
 import (
-	"net"
+	"cmp"
 	"os"
 
+	"github.com/overweave/overweave/internal/device"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -13,19 +14,15 @@ var (
 	systemUUIDFiles = []string{"/sys/class/dmi/id/product_uuid", "/sys/hypervisor/uuid"}
 )
 
-// chooseName returns the name of this peer: what the operator says; else what the bridge has been given, since it outlives
-// the daemon; else what was used last time; else what the host's hardware says; else a random one, which is remembered.
+// chooseName returns the name of this peer: what the operator says; else what was used last time; else what the bridge has been
+// given, which a host has that changes over from Weave Net; else what the host's hardware says; else a random one, which is
+// remembered.
 func chooseName(c Config, last peer.Name) peer.Name {
-	if c.Name != 0 {
-		return c.Name
+	if name := cmp.Or(c.Name, last); name != 0 {
+		return name
 	}
-	if link, err := net.InterfaceByName(c.Bridge); err == nil {
-		if name, err := peer.FromBytes(link.HardwareAddr); err == nil {
-			return name
-		}
-	}
-	if last != 0 {
-		return last
+	if name, err := peer.FromBytes(device.BridgeAddr(c.Bridge)); err == nil {
+		return name
 	}
 	machine, system := firstFile(machineIDFiles), firstFile(systemUUIDFiles)
 	if machine == nil && system == nil {

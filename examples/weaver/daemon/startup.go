@@ -15,8 +15,8 @@ const (
 	startupInterval = 100 * time.Millisecond
 )
 
-// checkStart watches the first connections. A peer that has our name, or passwords that do not match, will not get better by
-// trying again: whoever started this daemon wants to know, rather than find it in a log.
+// checkStart watches the first connections. If all peers have our name, or other passwords, that will not get better by trying
+// again: whoever started this daemon wants to know, rather than find it in a log. But who has containers to serve goes on.
 func (d *daemon) checkStart(ctx context.Context) error {
 	tick := time.NewTicker(startupInterval)
 	defer tick.Stop()
@@ -31,7 +31,7 @@ func (d *daemon) checkStart(ctx context.Context) error {
 		case <-tick.C:
 		}
 		st := d.router.Status()
-		if len(st.Connections) > 0 {
+		if len(st.Connections) > 0 || len(d.attach.List()) > 0 {
 			return nil
 		}
 		if err := hopeless(st.Targets); err != nil {
@@ -40,24 +40,19 @@ func (d *daemon) checkStart(ctx context.Context) error {
 	}
 }
 
-// hopeless returns why there is no use in going on: the error of a target that says that our name is taken; or, if all
-// targets have failed, of one that has another password.
-func hopeless(targets []mesh.TargetStatus) error {
-	var password error
-	failed := 0
+// hopeless returns why there is no use in going on: the error of a target, if each of them says that our name is taken or our
+// password is wrong. Those that are ourselves do not count.
+func hopeless(targets []mesh.TargetStatus) (why error) {
 	for _, t := range targets {
-		if errors.Is(t.Err, mesh.ErrNameTaken) {
-			return t.Err
-		}
-		if t.Err != nil {
-			failed++
-		}
-		if errors.Is(t.Err, mesh.ErrPassword) {
-			password = t.Err
+		switch {
+		case errors.Is(t.Err, mesh.ErrNameTaken), errors.Is(t.Err, mesh.ErrPassword):
+			if why == nil {
+				why = t.Err
+			}
+		case t.State == "never": // ourselves
+		default:
+			return nil
 		}
 	}
-	if failed == len(targets) {
-		return password
-	}
-	return nil
+	return why
 }

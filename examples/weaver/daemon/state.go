@@ -24,6 +24,8 @@ var (
 	bucketAttachments = []byte("attachments") // ID -> api.Attachment as JSON
 	keyName           = []byte("peername")    // text
 	keyShortID        = []byte("shortid")     // decimal text
+	keyTargets        = []byte("targets")     // JSON
+	keyWiring         = []byte("wiring")      // JSON
 )
 
 // state remembers over restarts what the daemon promised: its name, and who is attached under which names. A nil *state
@@ -107,6 +109,33 @@ func (s *state) setShortID(id peer.ShortID) error {
 	})
 }
 
+// targets returns which peers the last run connected to, as far as clients have changed that.
+func (s *state) targets() (t targets, known bool) {
+	if s == nil {
+		return t, false
+	}
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		known = json.Unmarshal(tx.Bucket(bucketMeta).Get(keyTargets), &t) == nil // as for the name
+		return nil
+	})
+	return t, known
+}
+
+func (s *state) setTargets(t targets) error { return s.putJSON(bucketMeta, keyTargets, t) }
+
+// wiring returns what daemons have made on this host.
+func (s *state) wiring() (w wiring) {
+	if s == nil {
+		return w
+	}
+	_ = s.db.View(func(tx *bolt.Tx) error {
+		return json.Unmarshal(tx.Bucket(bucketMeta).Get(keyWiring), &w) // as for the name
+	})
+	return w
+}
+
+func (s *state) setWiring(w wiring) error { return s.putJSON(bucketMeta, keyWiring, w) }
+
 // attachments returns all that are remembered.
 func (s *state) attachments() (out []api.Attachment, err error) {
 	if s == nil {
@@ -126,17 +155,17 @@ func (s *state) attachments() (out []api.Attachment, err error) {
 }
 
 // put remembers an attachment; when it returns without error, a crash does not forget it.
-func (s *state) put(a api.Attachment) error {
+func (s *state) put(a api.Attachment) error { return s.putJSON(bucketAttachments, []byte(a.ID), a) }
+
+func (s *state) putJSON(bucket, key []byte, v any) error {
 	if s == nil {
 		return nil
 	}
-	value, err := json.Marshal(a)
+	value, err := json.Marshal(v)
 	if err != nil {
 		return err
 	}
-	return s.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketAttachments).Put([]byte(a.ID), value)
-	})
+	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucket).Put(key, value) })
 }
 
 func (s *state) remove(id string) error {

@@ -30,15 +30,9 @@ func summary(r api.Report) string {
 			field("Range", r.IPAM.Range)+field("DefaultSubnet", r.IPAM.DefaultSubnet)+ipamTroubles(r.IPAM))
 	}
 	if r.DNS != nil {
-		live := 0
-		for _, e := range r.DNS.Entries {
-			if e.Live() {
-				live++
-			}
-		}
 		blocks = append(blocks, field("Service", "dns")+field("Domain", r.DNS.Domain)+field("Address", r.DNS.Address)+
 			field("Upstream", listOrNone(r.DNS.Upstreams))+
-			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", live))
+			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", r.DNS.Table.Live))
 	}
 	blocks = append(blocks, bridgeSummary(r))
 	if r.Datapath != nil {
@@ -53,11 +47,7 @@ func routerSummary(r api.Report) string {
 	for _, c := range m.Connections {
 		states[c.State]++
 	}
-	var direct int
 	for _, t := range m.Targets {
-		if t.Direct {
-			direct++
-		}
 		if state, ok := targetState(t); ok {
 			states[state]++
 		}
@@ -67,7 +57,7 @@ func routerSummary(r api.Report) string {
 		field("Name", named(m.Name, m.Nickname)) +
 		field("Encryption", enabled(m.Encryption)) +
 		field("PeerDiscovery", enabled(m.Discovery)) +
-		field("Targets", direct) +
+		field("Targets", len(r.Targets)) +
 		field("Connections", countStates(states)) +
 		field("Peers", countPeers(m)) +
 		field("TrustedSubnets", listOrNone(m.TrustedSubnets))
@@ -80,7 +70,15 @@ func bridgeSummary(r api.Report) string {
 		port += " (" + b.PortNote + ")"
 	}
 	return field("Service", "bridge") + field("Bridge", b.Name) + field("Mode", b.Mode) + field("MTU", b.MTU) + field("Port", port) +
-		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments))
+		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments)) + trouble(b.Trouble)
+}
+
+// trouble is a line if there is any.
+func trouble(text string) string {
+	if text == "" {
+		return ""
+	}
+	return field("Trouble", text)
 }
 
 func datapathSummary(r api.Report) string {
@@ -193,10 +191,8 @@ func targetState(t mesh.TargetStatus) (state string, ok bool) {
 
 func targetsText(r api.Report) string {
 	var b strings.Builder
-	for _, t := range r.Router.Targets {
-		if t.Direct {
-			fmt.Fprintln(&b, t.Address)
-		}
+	for _, t := range r.Targets {
+		fmt.Fprintln(&b, t)
 	}
 	return b.String()
 }
@@ -209,7 +205,11 @@ func connectionsText(r api.Report) string {
 			info = fmt.Sprintf("%-11s %s", encryption(c.Encrypted), info)
 		}
 		line := connectionLine(c.Outbound, c.Address.String(), c.State, info)
-		fmt.Fprintf(&b, "%s mtu=%d\n", line, c.Link.MTU)
+		attributes := fmt.Sprintf("mtu=%d", c.Link.MTU)
+		if c.Encrypted {
+			attributes = "encrypted=true" + attributes // as callers know it
+		}
+		fmt.Fprintln(&b, line, attributes)
 	}
 	for _, t := range r.Router.Targets {
 		state, ok := targetState(t)

@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/overweave/overweave/internal/device"
+)
+
+// part is a device that a daemon makes for itself, besides those of containers.
+type part struct{ Kind, Name string }
+
+// The kinds of parts.
+const (
+	partBridge   = "bridge"
+	partPair     = "veth pair" // named by its outer end
+	partDatapath = "datapath"
+)
+
+func (p part) remove() error {
+	switch p.Kind {
+	case partBridge:
+		return device.RemoveBridge(p.Name)
+	case partPair:
+		return device.RemovePair(p.Name)
+	case partDatapath:
+		return removeDatapath(p.Name)
+	}
+	return fmt.Errorf("a %s is nothing that a daemon makes", p.Kind)
+}
+
+// wiring is what daemons have made on this host and not removed. It is kept with the state, so that a daemon may remove what one
+// before it made, and nothing that others did.
+type wiring struct {
+	Mode Mode // of the last run
+	Made []part
+}
+
+// wanted are the parts of a mode; whether there is a packet socket, with its pair, is known only later.
+func (m Mode) wanted(bridge string) []part {
+	switch m {
+	case ModeDirect:
+		return []part{{partDatapath, bridge}}
+	case ModeBridged:
+		return []part{{partBridge, bridge}, {partPair, dpOuterName}, {partDatapath, datapathName}}
+	default:
+		return []part{{partBridge, bridge}, {partPair, outerName}}
+	}
+}
+
+// leftovers returns what was made and is not wanted, in the order in which it is to be removed.
+func leftovers(made, wanted []part) (out []part) {
+	for _, p := range slices.Backward(made) {
+		if !slices.Contains(wanted, p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// convert removes what a run in another mode has made and this one has no use for. What containers are attached to stays, and
+// is a reason not to start.
+func (b *bridge) convert(containers int) error {
+	for _, p := range leftovers(b.wiring.Made, b.mode.wanted(b.name)) {
+		if p.Name == b.name && containers > 0 {
+			return fmt.Errorf("%d containers are attached to the %s %s: detach them first, or start with --mode %s",
+				containers, p.Kind, p.Name, b.wiring.Mode)
+		}
+		if err := b.removePart(p); err != nil {
+			return fmt.Errorf("the %s %s of a run in mode %s: %w", p.Kind, p.Name, b.wiring.Mode, err)
+		}
+	}
+	b.wiring.Mode = b.mode
+	return b.save(b.wiring)
+}
+
+// ours notes that this daemon has a part, and whether it has just made it. Parts that are there and that nobody has noted as made
+// are others'.
+func (b *bridge) ours(p part, made bool) error {
+	if !made || slices.Contains(b.wiring.Made, p) {
+		return nil
+	}
+	b.wiring.Made = append(b.wiring.Made, p)
+	return b.save(b.wiring)
+}
+
+func (b *bridge) removePart(p part) error {
+	if err := p.remove(); err != nil {
+		return err
+	}
+	b.gone = b.gone || p == part{partDatapath, b.datapath}
+	b.wiring.Made = slices.DeleteFunc(slices.Clone(b.wiring.Made), func(q part) bool { return q == p })
+	return b.save(b.wiring)
+}
+
+// removeAll removes all that daemons have made, the last part first.
+func (b *bridge) removeAll() error {
+	var errs []error
+	for _, p := range leftovers(b.wiring.Made, nil) {
+		errs = append(errs, b.removePart(p))
+	}
+	return errors.Join(errs...)
+}
+
+// alive counts the containers that are attached, whatever has become of others that were.
+func (s *state) alive() (n int, err error) {
+	known, err := s.attachments()
+	if err != nil || len(known) == 0 {
+		return 0, err
+	}
+	links, err := device.Veths()
+	return len(reconcile(known, links, verdict{}, time.Time{}).alive), err
+}
