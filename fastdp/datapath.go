@@ -39,7 +39,7 @@ type Datapath struct {
 	index   index
 	brief   briefList
 	stats   counters
-	spread  limiter   // of frames that user space sends on
+	spread  shares    // of frames that user space sends on
 	batches sync.Pool // of *odp.Batch, for links
 	safe    safeTunnels
 	testMu  sync.Mutex // held while a frame of a self-test is sent
@@ -55,7 +55,7 @@ type Datapath struct {
 	portsMu sync.Mutex      // serializes changes of ports in the kernel
 	wantMu  sync.Mutex      // guards what follows
 	wanted  map[string]bool // devices
-	udp     map[uint16]bool
+	udp     map[uint16]int  // ports of tunnels: how many links they have
 	seconds map[uint64]bool // connections with a link of fastdp2
 }
 
@@ -63,8 +63,10 @@ type Datapath struct {
 type kernel struct {
 	conn    *odp.Conn
 	dp      odp.Index
-	perCPU  bool
-	sockets atomic.Pointer[[]uint32] // of the readers
+	sockets atomic.Pointer[sockets] // of the readers
+
+	mu      sync.Mutex
+	readers []*reader // changed by the goroutine of the session only; a changed list is another one
 }
 
 // New makes a Datapath; it starts nothing.
@@ -75,11 +77,10 @@ func New(c Config) (*Datapath, error) {
 	}
 	d := &Datapath{
 		cfg: c, log: c.Log, changes: newChanges(), touched: make(chan struct{}, 1), devices: kernelDevices{c.ODP.NetNS},
-		wanted: map[string]bool{}, udp: map[uint16]bool{c.Port: true}, seconds: map[uint64]bool{},
+		wanted: map[string]bool{}, udp: map[uint16]int{c.Port: 1}, seconds: map[uint64]bool{},
 	}
 	d.table.fwd = c.Forwarder
 	d.table.ports.Store(newPortMap(nil))
-	d.spread.perSecond = spreadPerSecond
 	d.batches.New = func() any { return new(odp.Batch) }
 	return d, nil
 }
@@ -177,8 +178,15 @@ func (d *Datapath) session(ctx context.Context) (up bool, err error) {
 	d.changed(overlay.Change{})
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	for _, r := range s.readers {
-		wg.Go(func() { cancel(r.supervise(ctx)) })
+	s.serve = func(r *reader) {
+		wg.Go(func() {
+			if err := r.supervise(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	for _, r := range s.kernel.list() {
+		s.serve(r)
 	}
 	wg.Go(func() { cancel(s.watch(ctx, events)) })
 	cancel(s.maintain(ctx))

@@ -121,7 +121,10 @@ func (t *table) source(k flowKey) verdict {
 	case !isStation(k.mac) || t.remote(k.mac):
 		return verdictDrop
 	}
-	if port, known := t.stations.port(k.mac); known && port != k.port {
+	switch port, known := t.stations.port(k.mac); {
+	case !known:
+		return verdictDrop // there are too many behind this port
+	case port != k.port:
 		return verdictGone // it moved; if it moves back it has to be learned
 	}
 	return verdict{steps: []step{{kind: stepRecirc, port: stageLocal}}}
@@ -194,6 +197,8 @@ func (t *table) arrive(k flowKey) verdict {
 		return verdictGone
 	case !known || !hasName:
 		return verdictLost
+	case k.mac == (overlay.MAC{}):
+		return verdict{noFlow: true} // a flow would match heartbeats
 	case src == t.fwd.Self() || !isStation(k.mac):
 		return verdictDrop
 	}
@@ -209,9 +214,36 @@ func (t *table) arrive(k flowKey) verdict {
 	return verdict{steps: []step{{kind: stepRecirc, port: stageArrived}}}
 }
 
-// from returns the link over which the frames of a flow come from the tunnel; nil if there is none.
+// from returns the link over which the frames of a flow come from the tunnel; nil if there is none. If several peers are behind the
+// address it is that of the peer where the frames entered the overlay, or of one by which they may have come.
 func (t *table) from(k flowKey) *link {
-	return t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp)
+	list := t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp)
+	if len(list) == 0 {
+		return nil
+	}
+	src, _ := t.fwd.Routes().Named(k.vni.src())
+	for _, l := range list {
+		if l.params.Remote == src {
+			return l
+		}
+	}
+	for _, l := range list {
+		if !t.wrongWay(l, src) {
+			return l
+		}
+	}
+	return list[0]
+}
+
+// to returns the link by which a step sends to a neighbour; nil if there is none.
+func (t *table) to(s step) *link {
+	list := t.links.arriving(s.outer.reversed(), t.ports.Load().byNumber[s.port].udp)
+	for _, l := range list {
+		if l.params.Remote == s.hop || len(list) == 1 {
+			return l
+		}
+	}
+	return nil
 }
 
 // wrongWay reports whether frames that entered the overlay at src cannot rightly come over a link: because they come to its peer

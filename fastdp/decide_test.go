@@ -309,7 +309,7 @@ func TestTooBig(t *testing.T) {
 	copy(ip, here1[:])
 	require.True(t, isTooBig(ip))
 	table := newTable(t, true)
-	d := table.links.arriving(fromB, 6784).d
+	d := table.links.arriving(fromB, 6784)[0].d
 	f := frameKey{port: portTunnel, dst: here1, tunneled: true, vni: newVNI(id(self), id(nameD)), outer: fromB}
 	require.Equal(t, []step{out(portA)}, d.returned(&f, ip), "the sender is here")
 	f.vni = newVNI(id(nameB), id(nameD))

@@ -45,6 +45,10 @@
 // [overlay.LinkStatus] and [Status] say so. To have it back once the cause is gone, end the program and turn it on with
 // ethtool.
 //
+// The device is for all tunnels with its port. So it is set like this only if most of their links fail the test, and it is set back
+// if the link for whose sake it was fails all the same. A link that fails without being helped so is on hold, with that reason, and
+// tested each minute.
+//
 // # Limits
 //
 // Links of old peers cannot be tested. Where there are only such, and an interface does it wrong, turn tx-checksumming of the

@@ -1,6 +1,7 @@
 package fastdp
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -58,11 +59,9 @@ func TestLostMisses(t *testing.T) {
 func TestReaderIsReplaced(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.mesh()
-		dp, err := r.conn.DatapathByIndex(t.Context(), r.dp())
-		require.NoError(t, err)
-		require.Len(t, dp.UpcallPIDs, 2)
+		pid := r.upcallPIDs("a")[0]
 		for _, s := range r.sockets {
-			if s.Port() == dp.UpcallPIDs[0] {
+			if s.Port() == pid {
 				require.NoError(t, s.Close())
 			}
 		}
@@ -73,6 +72,34 @@ func TestReaderIsReplaced(t *testing.T) {
 		require.True(t, r.miss("a", all, here1))
 		r.settle()
 		require.Len(t, r.consistent(), 2)
+	})
+}
+
+// TestReaderIsStuck: another reader takes the place of one that does not come back.
+func TestReaderIsStuck(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.Readers = time.Second, 1 })
+		r.mesh()
+		free := make(chan struct{})
+		r.mu.Lock()
+		r.onSend = func() { <-free }
+		r.mu.Unlock()
+		dp, port := r.dp(), r.number("a")
+		pid := r.upcallPIDs("a")
+		r.missAt(dp, port, all, here1)
+		time.Sleep(readerStuck + 2*time.Second)
+		r.settle()
+		require.EqualValues(t, 1, r.Status().Counts["readers_stuck"])
+		require.NotEqual(t, pid, r.upcallPIDs("a"))
+		require.Len(t, r.Status().Readers, 2)
+		require.True(t, r.miss("a", all, here2))
+		r.settle()
+		require.Contains(t, r.flows(), flowKey{shape: shapeSource, port: port, mac: here2})
+		close(free)
+		time.Sleep(3 * time.Second)
+		r.settle()
+		r.consistent()
 	})
 }
 
@@ -152,5 +179,59 @@ func TestOthersMeddle(t *testing.T) {
 		require.True(t, r.miss("a", all, here1), "its features were put right")
 		r.settle()
 		require.Equal(t, before, r.consistent())
+	})
+}
+
+// TestRemoveTunnels: what leads to other peers is gone from a datapath that nobody runs; its other ports are left.
+func TestRemoveTunnels(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		require.NotEmpty(t, r.consistent())
+		r.stop()
+		udp, err := TunnelPorts(t.Context(), r.conn, r.dp())
+		require.NoError(t, err)
+		require.Equal(t, []uint16{DefaultPort}, udp)
+		require.NoError(t, RemoveTunnels(t.Context(), r.conn, r.dp()))
+		require.Empty(t, r.flows())
+		require.NotZero(t, r.number("a"))
+		udp, err = TunnelPorts(t.Context(), r.conn, r.dp())
+		require.NoError(t, err)
+		require.Empty(t, udp)
+	})
+}
+
+// TestTunnelsEnd: a tunnel to a peer with another port is removed when nobody has used it for the hold, and made again when it is
+// wanted.
+func TestTunnelsEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		r.start(func(c *Config) { c.Sweep, c.Hold = time.Second, 10*time.Second })
+		r.mesh()
+		udp := func() []uint16 {
+			ports, err := TunnelPorts(t.Context(), r.conn, r.dp())
+			require.NoError(t, err)
+			return ports
+		}
+		at := netip.AddrPortFrom(netip.MustParseAddr("10.0.0.3"), 7783)
+		for range 2 {
+			b, err := r.sw.Prepare(overlay.Params{
+				Self: self, Remote: nameC, Local: addrPort(selfAddr), RemoteAddr: at, Outbound: true,
+				ConnUID: uint64(nameC), Features: map[string]string{overlay.FeatureKey: "fastdp"},
+			}, func(byte, []byte) error { return nil }, func(overlay.Event) {})
+			require.NoError(t, err)
+			b.Confirm()
+			r.settle()
+			require.Equal(t, []uint16{6784, 7784}, udp())
+			b.Close()
+			time.Sleep(9 * time.Second)
+			require.Len(t, udp(), 2)
+			time.Sleep(4 * time.Second)
+			r.settle()
+			require.Equal(t, []uint16{6784}, udp())
+			require.Len(t, r.Status().Ports, 4)
+			r.consistent()
+		}
 	})
 }

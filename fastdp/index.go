@@ -18,6 +18,7 @@ type index struct {
 	shards [indexShards]indexShard
 	names  [indexShards]nameShard
 	count  atomic.Int64
+	of     [numOrigins]atomic.Int64
 }
 
 // indexShard holds the flows of some addresses.
@@ -47,7 +48,15 @@ type entry struct {
 	seen           uint64    // number of the last sweep that saw it, or in which it was made
 }
 
-func (x *index) shard(m overlay.MAC) *indexShard { return &x.shards[(m[5]^m[4]<<3^m[3])%indexShards] }
+func (x *index) shard(m overlay.MAC) *indexShard { return &x.shards[shardOf(m)] }
+
+// add counts a flow that comes, or one that goes.
+func (x *index) add(k flowKey, n int64) {
+	x.count.Add(n)
+	if o, has := k.origin(); has {
+		x.of[o].Add(n)
+	}
+}
 
 func (x *index) name(id odp.UFID) *nameShard {
 	if id == "" {
@@ -88,7 +97,7 @@ func (x *index) put(k flowKey, v verdict, now time.Time, sweep uint64) (p placed
 		e = &entry{id: k.ufid(), seen: sweep}
 		same[k] = e
 		s.n++
-		x.count.Add(1)
+		x.add(k, 1)
 		x.setName(e.id, k)
 	}
 	e.steps, e.lostSince, e.adopted, e.used, e.expires = v.steps, time.Time{}, false, now, v.end(now)
@@ -141,7 +150,7 @@ func (x *index) forgetLocked(s *indexShard, k flowKey) odp.UFID {
 		delete(s.byMAC, k.mac)
 	}
 	s.n--
-	x.count.Add(-1)
+	x.add(k, -1)
 	n := x.name(e.id)
 	n.mu.Lock() // taken after a shard's
 	delete(n.keys, e.id)

@@ -26,8 +26,7 @@ import (
 type site struct {
 	*lab.Host
 	i    int
-	addr netip.Addr                                  // outer
-	dial func(odp.SocketOptions) (odp.Socket, error) // nil: the kernel as it is
+	addr netip.Addr // outer
 	ns   *os.File
 	node *node
 	wire *lab.Link
@@ -46,7 +45,7 @@ func (s *sites) spec(at *site, port overlay.Port, others []overlay.Overlay, seco
 		name: peer.Name(0x0a0000000000 + uint64(at.i)), id: peer.ShortID(0x100 + at.i),
 		addr: netip.AddrPortFrom(at.addr, 6783), port: port, others: others, second: second,
 		config: func(c *fastdp.Config) {
-			c.ODP = odp.Config{NetNS: int(at.ns.Fd()), Dial: at.dial}
+			c.ODP = odp.Config{NetNS: int(at.ns.Fd())}
 			if port != nil {
 				c.UserPort = port.Name()
 			}

@@ -13,10 +13,7 @@ import (
 	"github.com/overweave/overweave/odp"
 )
 
-const (
-	retryInterval  = 100 * time.Millisecond // of frames that cannot be sent yet
-	pendingControl = 8                      // messages for the protection that may wait; more are dropped
-)
+const pendingControl = 8 // messages for the protection that may wait; more are dropped
 
 // link is one end of a tunnel between two peers. It implements [overlay.DatapathLink].
 type link struct {
@@ -41,11 +38,14 @@ type link struct {
 	secrets chan []byte   // control messages for the protection
 	running sync.WaitGroup
 	unsent  []byte // the running goroutine's: a frame of the life that could not be sent yet
-	retried bool   // the running goroutine's: the tunnel was tested again since its offloads are off
+	retried bool   // the running goroutine's: offloads were turned off for its sake
 
 	mu         sync.Mutex // guards what follows; nothing is called out with it held
 	life       life
 	protection Protection
+	lost       error     // why the protection does not do; nil: it does, or there may be one yet
+	again      bool      // it is not the first
+	retry      time.Time // when there is to be another one; zero: now is no such time
 	confirmed  bool
 	closed     bool
 }
@@ -85,168 +85,6 @@ func (l *link) Confirm() {
 	l.confirmed = true
 	l.d.table.links.add(l)
 	l.running.Go(l.run)
-}
-
-// protect has the tunnel protected and reports whether it may be used, now or once it has been reported to be ready.
-func (l *link) protect() bool {
-	p := l.d.cfg.Protector
-	if p == nil {
-		l.ready(nil)
-		return true
-	}
-	t := Tunnel{
-		Self: l.params.Self, Remote: l.params.Remote, Local: l.outer.src, RemoteAddr: l.outer.dst, Port: l.udp,
-		Outbound: l.params.Outbound, ConnUID: l.params.ConnUID, Key: l.params.Key, Rekeys: l.name == Name2,
-	}
-	var protection Protection
-	var err error
-	if t.Key == nil {
-		protection, err = p.Allow(t)
-	} else {
-		send := func(payload []byte) error { return l.params.SendControl(tagInitSARemote, payload) }
-		protection, err = p.Protect(t, send, l.ready)
-	}
-	if err != nil {
-		l.ready(err)
-		return false
-	}
-	l.mu.Lock()
-	l.protection = protection
-	l.mu.Unlock()
-	if t.Key == nil {
-		l.ready(nil)
-	}
-	return true
-}
-
-// ready takes the word of the protection.
-func (l *link) ready(err error) {
-	l.mu.Lock()
-	switch {
-	case l.closed:
-	case err != nil:
-		l.open.Store(false)
-		l.life.common().fail(err)
-	case !l.open.Swap(true):
-		l.life.ready(time.Now())
-	}
-	l.mu.Unlock()
-	l.wake()
-}
-
-func (l *link) wake() {
-	select {
-	case l.wakeup <- struct{}{}:
-	default:
-	}
-}
-
-// run does what the life asks for, until the link is closed.
-func (l *link) run() {
-	l.d.changed(overlay.Change{}) // frames that arrive are welcome from now on
-	if l.protect() {
-		l.live()
-	} else {
-		l.step()
-	}
-	l.mu.Lock()
-	protection := l.protection
-	l.mu.Unlock()
-	<-l.stop
-	if protection != nil {
-		protection.Close()
-	}
-}
-
-// live waits for what is due, and for what comes in.
-func (l *link) live() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		next := l.step()
-		if !next.IsZero() {
-			timer.Reset(time.Until(next))
-		} else {
-			timer.Stop()
-		}
-		select {
-		case <-l.stop:
-			return
-		case payload := <-l.secrets:
-			l.protection.Control(payload)
-		case <-l.wakeup:
-		case <-timer.C:
-		}
-	}
-}
-
-// step does what is due and returns when that is again; the zero time is never.
-func (l *link) step() time.Time {
-	var actions []action
-	for {
-		now := time.Now()
-		l.mu.Lock()
-		l.life.tick(now)
-		actions = l.life.common().take(actions)
-		next := l.life.next()
-		l.mu.Unlock()
-		for _, a := range actions {
-			if l.stopped() {
-				return time.Time{}
-			}
-			l.do(a)
-		}
-		if len(actions) > 0 {
-			continue // they may have led to more
-		}
-		if l.unsent == nil || l.sendOwn(l.unsent) {
-			l.unsent = nil
-			return next
-		}
-		return now.Add(retryInterval)
-	}
-}
-
-func (l *link) stopped() bool {
-	select {
-	case <-l.stop:
-		return true
-	default:
-		return false
-	}
-}
-
-// do carries out an action of the life. A frame that cannot be sent yet is kept, unless there is a younger one.
-func (l *link) do(a action) {
-	switch a.kind {
-	case doSend:
-		if l.unsent = nil; !l.sendOwn(a.frame) {
-			l.unsent = a.frame
-		}
-	case doControl:
-		if err := l.params.SendControl(a.tag, a.payload); err != nil {
-			l.log.Debug("fastdp: control message not sent", "tag", a.tag, "err", err)
-		}
-	case doReport:
-		l.params.Report(a.event)
-	case doTest:
-		l.sendTest(a)
-	case doJudge:
-		l.judge(a.err)
-	}
-}
-
-// sendOwn sends a frame of the link's life. It returns false if the peers have no short ids yet, or the datapath no port.
-func (l *link) sendOwn(frame []byte) bool {
-	act, ok := l.action(l.params.Self, l.params.Remote)
-	if !ok {
-		return false
-	}
-	var b odp.Batch
-	if err := l.d.execute(&b, []execution{{packet: frame, actions: act}}); err != nil {
-		l.log.Debug("fastdp: heartbeat not sent", "err", err)
-	}
-	return true
 }
 
 // action returns what the kernel does to send a frame over the link.
@@ -333,6 +171,9 @@ func (l *link) Status() overlay.LinkStatus {
 	if s.err != nil {
 		st.Reason = s.err.Error()
 	}
+	if st.Next = l.retry; s.onHold && !s.failed && st.Next.IsZero() {
+		st.Next = l.life.next()
+	}
 	st.Offloads = map[string]string{offloadName: l.offloads(&s.test)}
 	l.mu.Unlock()
 	if protection != nil {
@@ -362,6 +203,7 @@ func (l *link) Close() {
 	l.mu.Unlock()
 	if first {
 		l.d.noteSecond(l.params.ConnUID, false)
+		l.d.leaveTunnel(l.udp)
 		l.d.table.links.remove(l)
 		l.d.changed(overlay.Change{})
 		close(l.stop)

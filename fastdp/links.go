@@ -2,6 +2,7 @@ package fastdp
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,7 +13,7 @@ import (
 type linkSet struct {
 	mu        sync.Mutex // serializes writers
 	byUID     atomic.Pointer[map[uint64]*link]
-	byArrival atomic.Pointer[map[arrival]*link]
+	byArrival atomic.Pointer[map[arrival][]*link] // the youngest first: several peers may be behind one address
 }
 
 // arrival is how frames of a link arrive: with these outer addresses, at this UDP port.
@@ -29,8 +30,8 @@ func (s *linkSet) own(l overlay.Link) *link {
 	return nil
 }
 
-// arriving returns the link that frames with these outer addresses come over; nil if there is none.
-func (s *linkSet) arriving(o outer, udp uint16) *link { return load(&s.byArrival)[arrival{o, udp}] }
+// arriving returns the links that frames with these outer addresses come over, the youngest first. The list is not to be changed.
+func (s *linkSet) arriving(o outer, udp uint16) []*link { return load(&s.byArrival)[arrival{o, udp}] }
 
 // connection returns the link of a connection; nil if there is none.
 func (s *linkSet) connection(uid uint64) *link { return load(&s.byUID)[uid] }
@@ -38,43 +39,42 @@ func (s *linkSet) connection(uid uint64) *link { return load(&s.byUID)[uid] }
 // all returns the links by their connections. The map is not to be changed.
 func (s *linkSet) all() map[uint64]*link { return load(&s.byUID) }
 
-func load[K comparable](p *atomic.Pointer[map[K]*link]) map[K]*link {
+func load[K comparable, V any](p *atomic.Pointer[map[K]V]) map[K]V {
 	if m := p.Load(); m != nil {
 		return *m
 	}
 	return nil
 }
 
-// add adds a link; it takes the place of an older one with the same addresses.
+// add adds a link; it takes the place of an older one of the same connection.
 func (s *linkSet) add(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	put(&s.byUID, l.params.ConnUID, l)
-	put(&s.byArrival, l.arrival(), l)
+	change(&s.byUID, func(m map[uint64]*link) { m[l.params.ConnUID] = l })
+	change(&s.byArrival, func(m map[arrival][]*link) { m[l.arrival()] = append([]*link{l}, m[l.arrival()]...) })
 }
 
 // remove forgets a link, but not one that has taken its place.
 func (s *linkSet) remove(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	drop(&s.byUID, l.params.ConnUID, l)
-	drop(&s.byArrival, l.arrival(), l)
+	if s.connection(l.params.ConnUID) == l {
+		change(&s.byUID, func(m map[uint64]*link) { delete(m, l.params.ConnUID) })
+	}
+	change(&s.byArrival, func(m map[arrival][]*link) {
+		left := slices.DeleteFunc(slices.Clone(m[l.arrival()]), func(o *link) bool { return o == l })
+		if m[l.arrival()] = left; len(left) == 0 {
+			delete(m, l.arrival())
+		}
+	})
 }
 
-func put[K comparable](p *atomic.Pointer[map[K]*link], k K, l *link) {
+// change publishes a changed copy of a map.
+func change[K comparable, V any](p *atomic.Pointer[map[K]V], f func(map[K]V)) {
 	m := maps.Clone(load(p))
 	if m == nil {
-		m = map[K]*link{}
+		m = map[K]V{}
 	}
-	m[k] = l
-	p.Store(&m)
-}
-
-func drop[K comparable](p *atomic.Pointer[map[K]*link], k K, l *link) {
-	if load(p)[k] != l {
-		return
-	}
-	m := maps.Clone(load(p))
-	delete(m, k)
+	f(m)
 	p.Store(&m)
 }

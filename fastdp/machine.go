@@ -22,8 +22,10 @@ var errNoHeartbeat = errors.New("no heartbeat for 25 s")
 // life is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done is
 // collected in actions. It is not safe for concurrent use.
 type life interface {
-	// ready starts it: from now on frames may leave. It is called once.
+	// ready starts it, or has it go on: from now on frames may leave.
 	ready(now time.Time)
+	// pause puts it on hold until it is ready again: no frames may leave.
+	pause(why error)
 	// frame takes a frame without addresses that came through the tunnel; it may be anything.
 	frame(now time.Time, frame []byte)
 	// control takes a control message that is for the life, not for the protection.
@@ -46,6 +48,7 @@ type lifeState struct {
 	rtt         time.Duration
 	actions     []action
 	test        selfTest // of offloads, if the remote can take part
+	acked       bool     // the remote was told that a heartbeat has arrived, if that is due
 }
 
 // action is something that the link has to do for its life.
@@ -114,7 +117,6 @@ type oldLife struct {
 	uid       uint64
 	length    int // of a heartbeat frame
 	started   bool
-	heard     bool
 	interval  time.Duration
 	heartbeat time.Time // when the next one is due
 	deadline  time.Time // for the remote's next one; zero while it is past
@@ -130,6 +132,12 @@ func (l *oldLife) ready(now time.Time) {
 	l.started = true
 	l.heartbeat, l.deadline = now, now.Add(heartbeatTimeout)
 	l.tick(now)
+}
+
+func (l *oldLife) pause(why error) {
+	l.started = false
+	l.hold(why)
+	l.err = why
 }
 
 func (l *oldLife) live() bool { return l.started && !l.failed }
@@ -168,8 +176,8 @@ func (l *oldLife) frame(now time.Time, frame []byte) {
 	}
 	l.deadline = now.Add(heartbeatTimeout)
 	l.heal()
-	if !l.heard {
-		l.heard = true
+	if !l.acked {
+		l.acked = true
 		l.do(action{kind: doControl, tag: tagHeartbeatAck})
 	}
 }

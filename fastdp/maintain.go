@@ -2,7 +2,6 @@ package fastdp
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
@@ -61,10 +60,10 @@ func (s *session) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if features := s.kernel.features(); dp.Features != features || !s.kernel.hears(dp) {
+	if dp.Features != features {
 		s.log.Warn("fastdp: another program changed the datapath's features", "features", dp.Features)
 		s.stats.repairs.Add(1)
-		if err := s.setSockets(ctx); err != nil {
+		if err := s.setFeatures(ctx); err != nil {
 			return err
 		}
 	}
@@ -75,18 +74,6 @@ func (s *session) look(ctx context.Context) error {
 		s.log.Debug("fastdp: tunnel devices", "err", err)
 	}
 	return nil
-}
-
-func (k *kernel) features() odp.Features {
-	if k.perCPU {
-		return odp.Unaligned | odp.PerCPU
-	}
-	return odp.Unaligned | odp.VportPIDs
-}
-
-// hears reports whether our sockets are those that the datapath, in per-CPU mode, sends misses to.
-func (k *kernel) hears(dp odp.Datapath) bool {
-	return !k.perCPU || slices.Equal(dp.UpcallPIDs, *k.sockets.Load())
 }
 
 // endBrief removes the flows that were not to last.
@@ -106,6 +93,12 @@ func (s *session) endBrief(ctx context.Context, w *work) error {
 // that they should be.
 func (s *session) sweep(ctx context.Context, w *work) error {
 	if err := s.look(ctx); err != nil {
+		return err
+	}
+	if err := s.tendReaders(ctx, time.Now()); err != nil {
+		return err
+	}
+	if err := s.endTunnels(ctx, time.Now()); err != nil {
 		return err
 	}
 	now, no := time.Now(), s.sweepNo.Add(1)
@@ -178,7 +171,7 @@ func (s *session) sweepIndex(w *work, no uint64, now time.Time) {
 			again = append(again, k)
 		}
 	})
-	for _, k := range idle {
+	for _, k := range append(idle, s.index.crowded(s.cfg.MaxFlows)...) {
 		s.stats.idle.Add(1)
 		w.remove(k)
 	}
@@ -192,7 +185,8 @@ func (s *session) sweepIndex(w *work, no uint64, now time.Time) {
 }
 
 func (s *session) sweepStations(now time.Time) {
-	for _, m := range s.table.stations.removeIf(func(e portEntry) bool { return now.Sub(e.seen) >= overlay.MACAge }) {
+	gone := s.table.stations.removeIf(func(_ overlay.MAC, e portEntry) bool { return now.Sub(e.seen) >= overlay.MACAge })
+	for _, m := range append(gone, s.table.stations.makeRoom()...) {
 		s.changed(overlay.Change{Station: m})
 	}
 }
@@ -201,7 +195,7 @@ func (s *session) sweepStations(now time.Time) {
 func (d *Datapath) credit(k flowKey, steps []step, packets, bytes uint64) {
 	t := &d.table
 	if k.shape == shapeArrive || k.shape == shapeRelay {
-		if l := t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp); l != nil {
+		if l := t.from(k); l != nil {
 			l.received.add(packets, bytes)
 		}
 	}
@@ -209,7 +203,7 @@ func (d *Datapath) credit(k flowKey, steps []step, packets, bytes uint64) {
 		if s.kind != stepTunnel {
 			continue
 		}
-		if l := t.links.arriving(s.outer.reversed(), t.ports.Load().byNumber[s.port].udp); l != nil {
+		if l := t.to(s); l != nil {
 			l.sent.add(packets, bytes)
 		}
 	}

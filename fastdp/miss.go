@@ -2,11 +2,7 @@ package fastdp
 
 import (
 	"context"
-	"errors"
-	"net"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
@@ -15,117 +11,12 @@ import (
 )
 
 const (
-	missBatch     = 64
-	readerRestart = 100 * time.Millisecond
+	missBatch = 64
 
 	// spreadPerSecond bounds the frames in a second that user space sends on for want of a lasting flow: those to unknown
-	// stations, and those that tell of memberships. More are dropped.
-	spreadPerSecond = 4096
+	// stations, those that tell of memberships, and those of who has used up a share of the flows. More are dropped.
+	spreadPerSecond = 16384
 )
-
-// reader handles what one socket receives: frames that no flow matches, and those that flows give to user space. It has a
-// connection of its own to the kernel, so that readers do not wait for each other.
-type reader struct {
-	s    *session
-	conn *odp.Conn
-	work *work
-	ups  [missBatch]odp.Upcall
-
-	mu     sync.Mutex
-	socket *odp.UpcallReader // replaced when it fails
-	read   atomic.Uint64
-}
-
-func (s *session) openReader(ctx context.Context, _ int) (*reader, error) {
-	conn, err := odp.Open(ctx, s.cfg.ODP)
-	if err != nil {
-		return nil, err
-	}
-	r := &reader{s: s, conn: conn, work: newWork(s.Datapath, conn, s.kernel.dp)}
-	if r.socket, err = r.open(); err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return r, nil
-}
-
-func (r *reader) open() (*odp.UpcallReader, error) {
-	return r.conn.OpenUpcalls(odp.UpcallConfig{Batch: missBatch, KeepQueueing: true})
-}
-
-func (r *reader) pid() uint32 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.socket.PID()
-}
-
-func (r *reader) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	_ = r.socket.Close()
-	_ = r.conn.Close()
-}
-
-// supervise reads until ctx ends or the datapath is gone, on a new socket whenever the old one fails.
-func (r *reader) supervise(ctx context.Context) error {
-	for {
-		err := r.run(ctx)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if isGone(err) {
-			return errGone
-		}
-		r.s.stats.readerRestarts.Add(1)
-		r.s.log.Warn("fastdp: a reader of misses is replaced", "err", err)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(readerRestart):
-		}
-		if err := r.replace(ctx); err != nil {
-			r.s.log.Warn("fastdp: no new reader of misses", "err", err)
-		}
-	}
-}
-
-// replace opens a new socket in place of one that failed.
-func (r *reader) replace(ctx context.Context) error {
-	socket, err := r.open()
-	if err != nil {
-		return err
-	}
-	r.mu.Lock()
-	old := r.socket
-	r.socket = socket
-	r.mu.Unlock()
-	err = r.s.setSockets(ctx)
-	_ = old.Close()
-	r.s.touch() // ports get the new socket
-	r.s.changed(anyChange)
-	return err
-}
-
-func (r *reader) run(ctx context.Context) error {
-	r.mu.Lock()
-	socket := r.socket
-	r.mu.Unlock()
-	for {
-		n, err := socket.Read(ctx, r.ups[:])
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) && ctx.Err() == nil {
-				return err
-			}
-			return err
-		}
-		r.read.Add(uint64(n))
-		if err := r.handle(ctx, r.ups[:n]); isGone(err) {
-			return err
-		} else if err != nil {
-			r.s.log.Warn("fastdp: misses not handled", "err", err)
-		}
-	}
-}
 
 // handle deals with upcalls that were read together. What changes meanwhile, and so may make a decision of ours an old one, is
 // seen afterwards: then we decide again.
@@ -168,7 +59,8 @@ func (w *work) puts() (out []op) {
 func (r *reader) again(o op, now time.Time) {
 	switch v := r.s.table.decide(o.key); {
 	case v.gone || v.noFlow:
-		r.work.remove(o.key)
+		r.s.index.forget(o.key)
+		r.work.removeNamed(o.id) // others may have forgotten it by now, and removed it before it was there
 	case !sameSteps(v.steps, o.steps):
 		r.work.put(o.key, v, now)
 	}
@@ -203,8 +95,12 @@ func (r *reader) miss(up *odp.Upcall, f frameKey, now time.Time) {
 		}
 		r.learn(k, now)
 		v := t.decide(k)
-		if !v.noFlow && !v.gone && r.s.room(v.brief) {
-			r.work.put(k, v, now)
+		if !v.noFlow && !v.gone {
+			if r.s.room(k, v.brief) {
+				r.work.put(k, v, now)
+			} else {
+				v.brief = true
+			}
 		}
 		if len(v.steps) == 1 && v.steps[0].kind == stepRecirc {
 			f.stage = odp.RecircID(v.steps[0].port)
@@ -227,6 +123,10 @@ func (d *Datapath) learn(k flowKey, now time.Time) bool {
 	t := &d.table
 	switch k.shape {
 	case shapeSource:
+		if !t.stations.admits(k.mac, k.port) {
+			d.stats.crowded.Add(1)
+			return false
+		}
 		if !t.fwd.LearnLocal(now, k.mac) {
 			return false
 		}
@@ -260,7 +160,7 @@ func (r *reader) send(up *odp.Upcall, f *frameKey, k flowKey, v verdict, now tim
 	case k.shape == shapeRelay && v.noFlow:
 		steps = d.returned(f, up.Packet)
 	}
-	if len(steps) > 0 && (v.brief || v.noFlow) && !d.spread.allow(now) {
+	if len(steps) > 0 && (v.brief || v.noFlow) && !d.spread.allow(f.origin(), spreadPerSecond, now) {
 		d.stats.limited.Add(1)
 		return
 	}
@@ -342,8 +242,9 @@ func (d *Datapath) heartbeat(f *frameKey, packet []byte) {
 }
 
 // room reports whether there may be one more flow.
-func (d *Datapath) room(brief bool) bool {
-	ok := d.index.len() < d.cfg.MaxFlows && (!brief || d.brief.len() < maxBrief)
+func (d *Datapath) room(k flowKey, brief bool) bool {
+	o, has := k.origin()
+	ok := d.index.len() < d.cfg.MaxFlows && (!has || int(d.index.of[o].Load()) < o.share(d.cfg.MaxFlows)) && (!brief || d.brief.room(k))
 	if !ok {
 		d.stats.noRoom.Add(1)
 	}

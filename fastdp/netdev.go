@@ -7,6 +7,6 @@ type devices interface {
 	send(device string, frame []byte, segment int) error
 	// offloads reports whether a device takes packets with unfinished checksums.
 	offloads(device string) (on bool, err error)
-	// stopOffloads has the kernel finish packets, and cut long ones, before it gives them to a device.
-	stopOffloads(device string) error
+	// setOffloads says whether a device gets packets with unfinished checksums and long ones, or the kernel finishes and cuts them.
+	setOffloads(device string, on bool) error
 }

@@ -53,23 +53,23 @@ func (d kernelDevices) send(device string, frame []byte, segment int) error {
 }
 
 func (d kernelDevices) offloads(device string) (on bool, err error) {
-	value, err := d.ethtool(device, unix.ETHTOOL_GTXCSUM)
+	value, err := d.ethtool(device, unix.ETHTOOL_GTXCSUM, 0)
 	return value != 0, err
 }
 
-func (d kernelDevices) stopOffloads(device string) error {
-	_, err := d.ethtool(device, unix.ETHTOOL_STXCSUM) // to 0
+func (d kernelDevices) setOffloads(device string, on bool) error {
+	_, err := d.ethtool(device, unix.ETHTOOL_STXCSUM, uint32(bit(on)))
 	return err
 }
 
-// ethtool gives a command to a device, with the value 0, and returns the value that comes back.
-func (d kernelDevices) ethtool(device string, command uint32) (uint32, error) {
+// ethtool gives a command to a device, with a value, and returns the value that comes back.
+func (d kernelDevices) ethtool(device string, command, data uint32) (uint32, error) {
 	fd, err := d.socket(unix.AF_INET, unix.SOCK_DGRAM)
 	if err != nil {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	value := struct{ command, data uint32 }{command: command}
+	value := struct{ command, data uint32 }{command, data}
 	request := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer

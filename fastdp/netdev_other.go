@@ -9,4 +9,4 @@ type kernelDevices struct{ netns int }
 
 func (kernelDevices) send(string, []byte, int) error { return errors.ErrUnsupported }
 func (kernelDevices) offloads(string) (bool, error)  { return false, errors.ErrUnsupported }
-func (kernelDevices) stopOffloads(string) error      { return errors.ErrUnsupported }
+func (kernelDevices) setOffloads(string, bool) error { return errors.ErrUnsupported }

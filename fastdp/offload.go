@@ -1,6 +1,7 @@
 package fastdp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,63 +21,67 @@ const (
 
 var errFoundOff = errors.New("turned off by others, or by a former run")
 
-// safeTunnels notes the tunnels, by UDP port, whose packets are finished before they are encapsulated, and why. It is safe for
-// concurrent use; the zero value is empty.
+// safeTunnels notes the tunnels, by UDP port, whose packets are finished before they are encapsulated. It is safe for concurrent
+// use; the zero value is empty.
 type safeTunnels struct {
-	mu  sync.Mutex
-	why map[uint16]error
+	setting sync.Mutex // held while offloads are looked at or set; taken before mu
+	mu      sync.Mutex
+	why     map[uint16]safety
 }
 
-// reason says why a tunnel's offloads are off, nil if they are not.
-func (s *safeTunnels) reason(udp uint16) error {
+// safety says why a tunnel's offloads are off.
+type safety struct {
+	reason error
+	trial  *link // whose failure that was, as long as it is not known whether it helps; nil: it does, or nobody here did it
+}
+
+// get returns how a tunnel stands, the zero value if its offloads are in use.
+func (s *safeTunnels) get(udp uint16) safety {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.why[udp]
 }
 
 func (s *safeTunnels) describe(udp uint16) string {
-	if why := s.reason(udp); why != nil {
-		return offloadsOff + why.Error()
+	if why := s.get(udp); why.reason != nil {
+		return offloadsOff + why.reason.Error()
 	}
 	return offloadsInUse
 }
 
-// note notes a reason, unless there is one already.
-func (s *safeTunnels) note(udp uint16, why error) (isNew bool) {
+// set notes how a tunnel stands.
+func (s *safeTunnels) set(udp uint16, why safety) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.why == nil {
-		s.why = map[uint16]error{}
+		s.why = map[uint16]safety{}
 	}
-	if isNew = s.why[udp] == nil; isNew {
-		s.why[udp] = why
-	}
-	return isNew
+	s.why[udp] = why
 }
 
-// goSafe turns the offloads of a tunnel off. They stay off until its device is removed.
-func (d *Datapath) goSafe(udp uint16, why error) error {
-	if d.safe.reason(udp) != nil {
-		return nil
-	}
-	if err := d.devices.stopOffloads(tunnelName(udp)); err != nil {
+// setOffloads turns the offloads of a tunnel off for a reason, or on if there is none. They stay off until its device is removed.
+func (d *Datapath) setOffloads(udp uint16, why safety) error {
+	d.safe.setting.Lock()
+	defer d.safe.setting.Unlock()
+	if err := d.devices.setOffloads(tunnelName(udp), why.reason == nil); err != nil {
 		return err
 	}
-	if d.safe.note(udp, why) {
-		d.log.Warn("fastdp: checksum and segmentation offloads are turned off", "device", tunnelName(udp), "why", why)
-	}
+	d.safe.set(udp, why)
+	d.log.Warn("fastdp: checksum and segmentation offloads are "+d.safe.describe(udp), "device", tunnelName(udp))
 	return nil
 }
 
 // keepSafe has the offloads of a tunnel stay off, also if its device is another one by now, and notes if they were off before.
 func (d *Datapath) keepSafe(udp uint16) {
+	d.safe.setting.Lock()
+	defer d.safe.setting.Unlock()
 	device := tunnelName(udp)
 	on, err := d.devices.offloads(device)
-	switch {
-	case err == nil && !on:
-		d.safe.note(udp, errFoundOff)
-	case err == nil && d.safe.reason(udp) != nil:
-		if err = d.devices.stopOffloads(device); err == nil {
+	switch wantOff := d.safe.get(udp).reason != nil; {
+	case err == nil && !on && !wantOff:
+		d.safe.set(udp, safety{reason: errFoundOff})
+	case err == nil && on && wantOff:
+		if err = d.devices.setOffloads(device, false); err == nil {
 			d.stats.repairs.Add(1)
 			d.log.Warn("fastdp: checksum and segmentation offloads are turned off again", "device", device)
 		}
@@ -142,24 +147,73 @@ func (l *link) sendTest(a action) {
 
 var errNoWay = errors.New("no way to the peer yet")
 
-// judge draws the conclusion from a self-test. After a failure the tunnel is tested once more without offloads.
+// judge draws the conclusion from a self-test. If most links say that they fail, it is our interfaces: the tunnel goes on without
+// offloads, and is tested once more. If that does not help, or other links are well, it is the way to this peer, or the peer itself:
+// offloads are as they were, and the link is on hold.
 func (l *link) judge(failure error) {
+	d, now := l.d, l.d.safe.get(l.udp)
 	if failure == nil {
-		l.d.stats.tests.Add(1)
+		if d.stats.tests.Add(1); now.trial == l {
+			d.safe.set(l.udp, safety{reason: now.reason}) // it helps
+		}
 		return
 	}
-	l.d.stats.testsFailed.Add(1)
-	err := l.d.goSafe(l.udp, failure)
+	d.stats.testsFailed.Add(1)
+	var err error
+	switch {
+	case now.reason == nil && !l.retried && d.mostFail(l.udp):
+		l.retried = true
+		if err = d.setOffloads(l.udp, safety{failure, l}); err == nil {
+			d.testAgain(l.udp)
+			return
+		}
+		err = fmt.Errorf("%w, and offloads cannot be turned off: %w", failure, err)
+	case now.trial == l:
+		err = d.setOffloads(l.udp, safety{})
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	t := &l.life.common().test
-	switch {
-	case err != nil:
-		t.result = fmt.Errorf("%w, and offloads cannot be turned off: %w", failure, err)
-	case !l.retried:
-		if l.retried, t.done = true, false; t.under {
+	s := l.life.common()
+	s.test.result = cmp.Or(err, failure)
+	s.blame(s.test.result)
+}
+
+// endTrial turns offloads on again if it was for this link's sake that they are off, and it ends before it is known whether it helps.
+func (l *link) endTrial() {
+	if l.d.safe.get(l.udp).trial == l {
+		if err := l.d.setOffloads(l.udp, safety{}); err != nil {
+			l.log.Warn("fastdp: offloads cannot be turned on again", "err", err)
+		}
+	}
+}
+
+// mostFail reports whether the last self-tests of most links of a tunnel port have failed.
+func (d *Datapath) mostFail(udp uint16) bool {
+	tested, failed := 0, 0
+	for _, l := range d.table.links.all() {
+		if l.udp == udp {
+			l.mu.Lock()
+			t := &l.life.common().test
+			tested, failed = tested+int(bit(t.tested())), failed+int(bit(t.failed()))
+			l.mu.Unlock()
+		}
+	}
+	return 2*failed > tested
+}
+
+// testAgain begins new rounds for the links of a tunnel port that have failed, or are at it.
+func (d *Datapath) testAgain(udp uint16) {
+	for _, l := range d.table.links.all() {
+		if l.udp != udp {
+			continue
+		}
+		l.mu.Lock()
+		if t := &l.life.common().test; t.under && (t.failed() || t.tries > 0) {
+			t.done = false
 			t.begin(time.Now())
 		}
+		l.mu.Unlock()
+		l.wake()
 	}
 }
 

@@ -3,6 +3,7 @@ package fastdp
 import (
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -24,6 +25,7 @@ type fakeDevices struct {
 	mu    sync.Mutex
 	works bool // offloads do
 	off   bool
+	lies  map[uint64]bool // connections whose remotes say that all is spoiled
 	sent  int
 	carry [][]step // what the datapath would have done to each frame
 }
@@ -34,11 +36,13 @@ func (d *fakeDevices) offloads(string) (bool, error) {
 	return !d.off, nil
 }
 
-func (d *fakeDevices) stopOffloads(device string) error {
+func (d *fakeDevices) setOffloads(device string, on bool) error {
 	require.Equal(d.r.t, "vxlan-6784", device)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.off = d.fail == nil
+	if d.fail == nil {
+		d.off = !on
+	}
 	return d.fail
 }
 
@@ -56,18 +60,25 @@ func (d *fakeDevices) send(device string, frame []byte, segment int) error {
 	for _, part := range cut(frame, segment, d.works || d.off) {
 		p, ok := parseTest(part)
 		require.True(d.r.t, ok)
-		p.kind, p.right = kindVerdict, isIntact(part)
+		p.kind, p.right = kindVerdict, isIntact(part) && !d.lies[p.uid]
 		d.r.arrive(p)
 	}
 	return nil
 }
 
-// arrive has a frame of fastdp2 arrive from B.
-func (r *rig) arrive(p probe) {
-	port := r.number("vxlan-6784")
-	key := odptest.Key(odp.InPort(port), odp.Tunnel{ID: uint64(newVNI(id(nameB), id(self))), Src: fromB.src, Dst: fromB.dst, TTL: 64, SrcPort: 5, DstPort: 6784},
+// arrive has a frame of fastdp2 arrive over the link that it is about.
+func (r *rig) arrive(p probe) { r.arriveFrame(p.uid, p.appendTo(nil, probeSmall)) }
+
+// arriveFrame has a frame without addresses arrive over a link.
+func (r *rig) arriveFrame(uid uint64, frame []byte) {
+	l := r.table.links.connection(uid)
+	if l == nil {
+		return
+	}
+	port, from := r.number("vxlan-6784"), l.outer.reversed()
+	key := odptest.Key(odp.InPort(port), odp.Tunnel{ID: uint64(newVNI(id(l.params.Remote), id(self))), Src: from.src, Dst: from.dst, TTL: 64, SrcPort: 5, DstPort: 6784},
 		odp.Ethernet{}, odp.EtherType(0))
-	require.True(r.t, r.k.Miss(r.dp(), port, p.appendTo(nil, probeSmall), key))
+	require.True(r.t, r.k.Miss(r.dp(), port, frame, key))
 }
 
 // upSocket is a socket of rtnetlink to a kernel whose devices are all up.
@@ -128,7 +139,7 @@ func tested(t *testing.T, devices *fakeDevices, test func(r *rig, b *overlay.Bun
 	})
 }
 
-// answerProbes answers the probes of the link to B.
+// answerProbes answers the probes of links.
 func (r *rig) answerProbes(stop, done chan struct{}) {
 	defer close(done)
 	for seen := 0; ; {
@@ -200,20 +211,72 @@ func TestOffloadsSpoil(t *testing.T) {
 	})
 }
 
-// TestOffloadsSpoilAlways: it does not help to turn them off, and is not tried twice.
+// TestOffloadsSpoilAlways: it does not help to turn them off, or it cannot be done. Then the link is not used.
 func TestOffloadsSpoilAlways(t *testing.T) {
 	devices := &fakeDevices{fail: syscall.EPERM}
 	tested(t, devices, func(r *rig, b *overlay.Bundle) {
 		time.Sleep(10 * time.Second)
-		require.Equal(t, "in use; "+errSpoiled.Error()+", and offloads cannot be turned off: operation not permitted", offloadsOf(b))
+		first := b.Statuses()[0]
+		require.Equal(t, "in use; "+errSpoiled.Error()+", and offloads cannot be turned off: operation not permitted", first.Offloads[offloadName])
+		require.Contains(t, first.Reason, "operation not permitted")
+		require.Equal(t, "sleeve", b.Status().Overlay)
 	})
 	devices = &fakeDevices{fail: errors.New("once")}
 	tested(t, devices, func(r *rig, b *overlay.Bundle) {
-		r.safe.note(6784, errFoundOff)
+		r.safe.set(6784, safety{reason: errFoundOff})
 		time.Sleep(10 * time.Second)
-		require.Equal(t, "off: "+errFoundOff.Error()+"; "+errSpoiled.Error(), offloadsOf(b))
-		require.EqualValues(t, 2, r.Status().Counts["offload_tests_failed"])
+		require.Equal(t, "off: "+errFoundOff.Error()+"; "+errSpoiled.Error(), b.Statuses()[0].Offloads[offloadName])
+		require.EqualValues(t, 1, r.Status().Counts["offload_tests_failed"])
 	})
+	devices = &fakeDevices{works: true, lies: map[uint64]bool{uint64(nameB): true}}
+	tested(t, devices, func(r *rig, b *overlay.Bundle) {
+		require.Eventually(t, func() bool { return devices.isOff() }, 5*time.Second, 10*time.Millisecond)
+		time.Sleep(10 * time.Second)
+		require.False(t, devices.isOff(), "it did not help")
+		require.Equal(t, offloadsInUse, r.tunnelOffloads())
+		require.Equal(t, "sleeve", b.Status().Overlay)
+		require.Equal(t, errSpoiled.Error(), b.Statuses()[0].Reason)
+		time.Sleep(3 * time.Minute)
+		require.False(t, devices.isOff())
+		devices.mu.Lock()
+		delete(devices.lies, uint64(nameB))
+		devices.mu.Unlock()
+		time.Sleep(testInterval + 5*time.Second)
+		require.Equal(t, Name2, b.Status().Overlay, "it is used again when a test is passed")
+	})
+}
+
+// TestOffloadsOnOneWord: one peer among others does not turn offloads off for all.
+func TestOffloadsOnOneWord(t *testing.T) {
+	devices := &fakeDevices{works: true, lies: map[uint64]bool{uint64(nameC): true}}
+	tested(t, devices, func(r *rig, b *overlay.Bundle) {
+		time.Sleep(time.Second)
+		c := r.connect(nameC, netip.MustParseAddr("10.0.0.3"), "fastdp2 fastdp sleeve")
+		for range 300 {
+			time.Sleep(time.Second)
+			require.False(t, devices.isOff())
+		}
+		require.Equal(t, Name2, b.Status().Overlay)
+		require.Equal(t, "sleeve", c.Status().Overlay)
+		require.Equal(t, errSpoiled.Error(), c.Statuses()[0].Reason)
+	})
+}
+
+// TestOffloadsTrialEnds: a link whose failure turned offloads off ends before it is known whether that helped.
+func TestOffloadsTrialEnds(t *testing.T) {
+	devices := &fakeDevices{works: true, lies: map[uint64]bool{uint64(nameB): true}}
+	tested(t, devices, func(r *rig, b *overlay.Bundle) {
+		require.Eventually(t, func() bool { return devices.isOff() }, 5*time.Second, 10*time.Millisecond)
+		b.Close()
+		require.False(t, devices.isOff())
+		require.Equal(t, offloadsInUse, r.tunnelOffloads())
+	})
+}
+
+func (d *fakeDevices) isOff() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.off
 }
 
 // TestOffloadsUntested: where no frame can be sent that is unfinished, nothing is concluded. What an ended run left is removed.

@@ -4,10 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
-	"time"
 
-	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -91,52 +88,4 @@ func roleOf(v odp.Vport, user string, host bool) (r role, udp uint16) {
 		return roleLocal, 0
 	}
 	return roleNone, 0
-}
-
-// stationTable says behind which local port a station is. The latest word holds. It is safe for concurrent use; the zero
-// value is empty.
-type stationTable struct {
-	mu      sync.RWMutex
-	entries map[overlay.MAC]portEntry
-}
-
-type portEntry struct {
-	port uint32
-	seen time.Time
-}
-
-// learn notes where a station was seen, and reports whether that is new.
-func (t *stationTable) learn(m overlay.MAC, port uint32, now time.Time) (moved bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.entries == nil {
-		t.entries = map[overlay.MAC]portEntry{}
-	}
-	old, known := t.entries[m]
-	if !known && len(t.entries) >= overlay.MaxMACs {
-		return false
-	}
-	t.entries[m] = portEntry{port, now}
-	return !known || old.port != port
-}
-
-// port returns the port of a station.
-func (t *stationTable) port(m overlay.MAC) (port uint32, known bool) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	e, known := t.entries[m]
-	return e.port, known
-}
-
-// removeIf forgets stations and returns them.
-func (t *stationTable) removeIf(drop func(portEntry) bool) (gone []overlay.MAC) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for m, e := range t.entries {
-		if drop(e) {
-			gone = append(gone, m)
-			delete(t.entries, m)
-		}
-	}
-	return gone
 }

@@ -76,14 +76,23 @@ func (d *Datapath) want(device string, yes bool) {
 	}
 }
 
-// wantTunnel has a tunnel port made.
+// wantTunnel has a tunnel port made for a link.
 func (d *Datapath) wantTunnel(udp uint16) {
 	d.wantMu.Lock()
-	known := d.udp[udp]
-	d.udp[udp] = true
+	d.udp[udp]++
+	first := d.udp[udp] == 1
 	d.wantMu.Unlock()
-	if !known {
+	if first {
 		d.touch()
+	}
+}
+
+// leaveTunnel says that a link does not need its tunnel port any more.
+func (d *Datapath) leaveTunnel(udp uint16) {
+	d.wantMu.Lock()
+	defer d.wantMu.Unlock()
+	if d.udp[udp]--; d.udp[udp] <= 0 {
+		delete(d.udp, udp)
 	}
 }
 

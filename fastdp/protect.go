@@ -1,10 +1,15 @@
 package fastdp
 
 import (
+	"errors"
 	"net/netip"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
+
+// ErrNewConnection is wrapped by errors of a [Protector] about a tunnel that cannot be protected again within its connection: the link
+// fails, and there is one again with the next connection. After other errors the link is on hold, and it is tried again.
+var ErrNewConnection = errors.New("it takes a new connection")
 
 // Tunnel is what there is to know of the tunnel of one link, for whoever protects it. It is constant.
 type Tunnel struct {
@@ -21,6 +26,8 @@ type Tunnel struct {
 	Key *[32]byte
 	// Rekeys is true if the remote is a new peer (overlay fastdp2): it accepts and begins new keys at any time.
 	Rekeys bool
+	// Again is true if the connection had a Protection before, which failed: the other end has said what it had to say.
+	Again bool
 }
 
 // Protector guards the tunnel ports of a datapath and encrypts tunnels below it, in the kernel. Package fastdp/ipsec has one.
@@ -36,7 +43,7 @@ type Protector interface {
 	// Protect sets up the near end of an encrypted tunnel: what t.RemoteAddr may send to us must be in place before it
 	// returns, or before it calls send. send passes a payload of 64 bytes to the Protection at the other end, through the
 	// control connection; it queues and does not wait. report is called with nil as soon as what we send is protected: the
-	// first heartbeat goes out only then; and with an error if the tunnel is of no more use. Both may be called from within
+	// first heartbeat goes out only then; and with an error if the Protection is of no more use. Both may be called from within
 	// Protect and from any goroutine until Close returns, but not from within Control, Status and Close.
 	//
 	// There may be two tunnels to one remote for a while, when a new connection takes the place of an old one: the younger

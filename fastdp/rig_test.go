@@ -168,6 +168,14 @@ func (r *rig) number(name string) uint32 {
 	return v.Number
 }
 
+// upcallPIDs returns the sockets that a port sends to what it misses.
+func (r *rig) upcallPIDs(device string) []uint32 {
+	r.t.Helper()
+	v, err := r.conn.Vport(r.t.Context(), device)
+	require.NoError(r.t, err)
+	return v.UpcallPIDs
+}
+
 // flows returns the flows in the kernel.
 func (r *rig) flows() map[flowKey][]step {
 	r.t.Helper()

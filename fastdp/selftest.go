@@ -13,6 +13,9 @@ const (
 	testTries = 8
 	// So many segments have to arrive spoiled: those of two frames.
 	testWrong = 4
+	// So many of the last full probes have to have been answered, of as many as there are frames in a round, for frames that do not
+	// arrive to mean anything: else it is the path that loses them.
+	testAnswered = testTries - 1
 
 	testParts = 2
 )
@@ -36,6 +39,9 @@ type selfTest struct {
 	// The outcome of the last round; none before the first.
 	done   bool
 	result error // nil: they work
+
+	// blamed is why the link is on hold, as nothing can be done about it here; nil: it is not. The test goes on.
+	blamed error
 }
 
 // begin begins a round.
@@ -66,6 +72,12 @@ type untested struct{ err error }
 func (u untested) Error() string { return "not tested: " + u.err.Error() }
 func (u untested) Unwrap() error { return u.err }
 
+// failed reports whether there was an outcome, and that was bad.
+func (t *selfTest) failed() bool { return t.tested() && t.result != nil }
+
+// tested reports whether there was an outcome.
+func (t *selfTest) tested() bool { return t.done && !errors.As(t.result, new(untested)) }
+
 // tickTest sends what is due of a self-test. That nothing of it has arrived means something only if probes do arrive.
 func (l *newLife) tickTest(now time.Time) {
 	t := &l.test
@@ -73,7 +85,7 @@ func (l *newLife) tickTest(now time.Time) {
 		return
 	}
 	if t.tries >= testTries {
-		if now.Sub(l.lastFull) < 2*probeUsual {
+		if l.fulls.answered() >= testAnswered {
 			l.judge(now, errSwallows)
 			return
 		}
@@ -107,6 +119,42 @@ func (l *newLife) judged(now time.Time, p probe) {
 }
 
 func (l *newLife) judge(now time.Time, err error) {
-	l.test.over(now, err)
+	if l.test.over(now, err); err == nil {
+		l.test.blamed = nil
+	}
 	l.do(action{kind: doJudge, err: err})
+}
+
+// blame puts the link on hold for the outcome of a round, until one has another outcome.
+func (l *lifeState) blame(err error) {
+	l.test.blamed = err
+	l.hold(err)
+}
+
+// lastProbes are the last full probes, as many as there are frames in a round of a self-test, and whether they were answered.
+type lastProbes [testTries]struct {
+	number   uint32
+	answered bool
+}
+
+func (f *lastProbes) sent(number uint32) {
+	copy(f[1:], f[:])
+	f[0].number, f[0].answered = number, false
+}
+
+// answer notes an answer.
+func (f *lastProbes) answer(number uint32) {
+	for i := range f {
+		if f[i].number == number {
+			f[i].answered = true
+		}
+	}
+}
+
+// answered returns how many were.
+func (f *lastProbes) answered() (n int) {
+	for i := range f {
+		n += int(bit(f[i].answered))
+	}
+	return n
 }

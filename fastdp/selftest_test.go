@@ -79,17 +79,19 @@ func TestSelfTestSwallowed(t *testing.T) {
 
 // TestSelfTestBadPath does not blame interfaces for what the path does: neither for losses nor for being cut.
 func TestSelfTestBadPath(t *testing.T) {
-	w := newPair(t)
-	r := rand.New(rand.NewPCG(1, 2))
-	w.lose = func(int, int) bool { return r.Float64() < 0.1 }
-	w.run(time.Hour)
-	for i := range 2 {
-		require.Greater(t, len(w.judged[i]), 50)
-		for _, err := range w.judged[i] {
-			require.NoError(t, err)
+	for _, loss := range []float64{0.1, 0.3, 0.5} {
+		w := newPair(t)
+		r := rand.New(rand.NewPCG(1, 2))
+		w.lose = func(int, int) bool { return r.Float64() < loss }
+		w.run(6 * time.Hour)
+		for i := range 2 {
+			require.NotEmpty(t, w.judged[i])
+			for _, err := range w.judged[i] {
+				require.NoError(t, err, loss)
+			}
 		}
 	}
-	w = newPair(t)
+	w := newPair(t)
 	w.run(time.Second)
 	w.judged = [2][]error{}
 	tests := 0

@@ -13,9 +13,10 @@ import (
 // session is a datapath for as long as it is there.
 type session struct {
 	*Datapath
-	kernel  *kernel
-	readers []*reader
-	adopt   time.Time // until when flows of a former run are left alone
+	kernel *kernel
+	serve  func(*reader)        // has a reader run
+	adopt  time.Time            // until when flows of a former run are left alone
+	unused map[uint16]time.Time // tunnel ports that no link has: since when
 }
 
 const (
@@ -32,14 +33,7 @@ func (s *session) setUp(ctx context.Context) error {
 	if err := s.openDatapath(ctx); err != nil {
 		return err
 	}
-	for i := range s.cfg.Readers {
-		r, err := s.openReader(ctx, i)
-		if err != nil {
-			return err
-		}
-		s.readers = append(s.readers, r)
-	}
-	if err := s.setSockets(ctx); err != nil {
+	if err := s.openReaders(ctx); err != nil {
 		return err
 	}
 	if err := s.ensurePorts(ctx, s.kernel); err != nil {
@@ -49,7 +43,7 @@ func (s *session) setUp(ctx context.Context) error {
 }
 
 func (s *session) close() {
-	for _, r := range s.readers {
+	for _, r := range s.kernel.list() {
 		r.close()
 	}
 }
@@ -67,7 +61,7 @@ func (s *session) guard() error {
 	return nil
 }
 
-// openDatapath finds or makes the datapath, in per-CPU mode if the kernel has that.
+// openDatapath finds or makes the datapath.
 func (s *session) openDatapath(ctx context.Context) error {
 	k := s.kernel
 	dp, err := k.conn.Datapath(ctx, s.cfg.Name)
@@ -79,30 +73,15 @@ func (s *session) openDatapath(ctx context.Context) error {
 		return err
 	}
 	k.dp = dp.Index
-	switch err := k.conn.Probe(ctx, dp.Index, odp.FeaturePerCPU); {
-	case err == nil:
-		k.perCPU = true
-	case !errors.Is(err, odp.ErrNotSupported):
-		return err
-	}
-	return nil
+	return s.setFeatures(ctx)
 }
 
-// setSockets tells the kernel which sockets misses go to.
-func (s *session) setSockets(ctx context.Context) error {
-	var pids []uint32
-	for _, r := range s.readers {
-		pids = append(pids, r.pid())
-	}
-	k := s.kernel
-	k.sockets.Store(&pids)
-	if k.perCPU {
-		s.table.pid.Store(1) // the kernel chooses another, but wants one
-		_, err := k.conn.SetFeatures(ctx, k.dp, odp.Unaligned|odp.PerCPU, pids)
-		return err
-	}
-	s.table.pid.Store(pids[0])
-	_, err := k.conn.SetFeatures(ctx, k.dp, odp.Unaligned|odp.VportPIDs, nil)
+// features are those of our datapaths: sockets for misses belong to ports. Newer kernels can give a socket to each processor instead,
+// but then heartbeats wait behind whatever containers have missed.
+const features = odp.Unaligned | odp.VportPIDs
+
+func (s *session) setFeatures(ctx context.Context) error {
+	_, err := s.kernel.conn.SetFeatures(ctx, s.kernel.dp, features, nil)
 	return err
 }
 

@@ -14,8 +14,9 @@ type counters struct {
 	replaced, removed, idle, adopted, orphans     atomic.Uint64
 	flowErrors, executeErrors, upkeepErrors       atomic.Uint64
 	lostReplies, eventsLost, overruns, portErrors atomic.Uint64
-	readerRestarts, restarts, repairs             atomic.Uint64
-	loops, tooBig, noRoom, limited                atomic.Uint64
+	readerRestarts, readersStuck                  atomic.Uint64
+	restarts, repairs                             atomic.Uint64
+	loops, tooBig, noRoom, limited, crowded       atomic.Uint64
 	tests, testsFailed, testsUnable               atomic.Uint64
 
 	lost   atomic.Uint64 // of the kernel, when it was last asked
@@ -29,10 +30,10 @@ type Status struct {
 	Problem string `json:"problem,omitempty"` // why it does not run
 	Name    string `json:"name"`
 	MTU     int    `json:"mtu"`
-	// PerCPU is true if each processor has a socket for frames that no flow matches; else ports have.
-	PerCPU bool         `json:"per_cpu"`
-	Ports  []PortStatus `json:"ports"`
-	Links  int          `json:"links"` // confirmed ones
+	// Readers take from the kernel the frames that no flow matches.
+	Readers []ReaderStatus `json:"readers"`
+	Ports   []PortStatus   `json:"ports"`
+	Links   int            `json:"links"` // confirmed ones
 	// Flows are the flows there are now, by what they are for.
 	Flows map[string]int `json:"flows"`
 	// Kernel is what the kernel counted when the flows were last looked at.
@@ -40,6 +41,13 @@ type Status struct {
 	Masks  int               `json:"masks"`
 	// Counts are numbers of events by name; those that are zero are left out.
 	Counts map[string]uint64 `json:"counts"`
+}
+
+// ReaderStatus describes a reader of frames that no flow matches. Numbers count since its socket was opened.
+type ReaderStatus struct {
+	Tunnels bool            `json:"tunnels"` // it is for tunnels, not for the host's own ports
+	Socket  uint32          `json:"socket"`
+	Stats   odp.ReaderStats `json:"stats"`
 }
 
 // PortStatus describes a port of a datapath.
@@ -62,7 +70,7 @@ func (d *Datapath) Status() Status {
 		Counts: d.stats.all(),
 	}
 	if k := d.kernel.Load(); k != nil {
-		st.Running, st.PerCPU = true, k.perCPU
+		st.Running, st.Readers = true, k.readerStatus()
 	}
 	for _, p := range d.table.ports.Load().byNumber {
 		port := PortStatus{Number: p.number, Name: p.name, Role: roleNames[p.role], UDP: p.udp}
@@ -87,8 +95,8 @@ func (c *counters) all() map[string]uint64 {
 		"flows_adopted": &c.adopted, "flows_orphaned": &c.orphans, "flows_refused": &c.flowErrors, "flows_no_room": &c.noRoom,
 		"packets_refused": &c.executeErrors, "upkeep_errors": &c.upkeepErrors, "replies_lost": &c.lostReplies,
 		"events_lost": &c.eventsLost, "misses_lost_bursts": &c.overruns, "port_errors": &c.portErrors,
-		"reader_restarts": &c.readerRestarts, "restarts": &c.restarts, "repairs": &c.repairs,
-		"loops": &c.loops, "too_big": &c.tooBig, "frames_limited": &c.limited,
+		"reader_restarts": &c.readerRestarts, "readers_stuck": &c.readersStuck, "restarts": &c.restarts, "repairs": &c.repairs,
+		"loops": &c.loops, "too_big": &c.tooBig, "frames_limited": &c.limited, "stations_refused": &c.crowded,
 		"offload_tests": &c.tests, "offload_tests_failed": &c.testsFailed, "offload_tests_unable": &c.testsUnable,
 	} {
 		if v := n.Load(); v > 0 {

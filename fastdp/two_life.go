@@ -28,7 +28,7 @@ var errNoAnswer = errors.New("no answer to probes for 2.5 s")
 // newLife is the life of a link of the overlay fastdp2: see fastdp2.md.
 //
 //	ready --> probing --answer to a full probe--> ESTABLISHED, in use
-//	in use --no full probe answered for 2.5 s--> ON HOLD --full probes answered for a while--> in use
+//	in use --no full probe answered for 2.5 s, or paused--> ON HOLD --full probes answered for a while--> in use
 type newLife struct {
 	lifeState
 	uid     uint64
@@ -42,6 +42,7 @@ type newLife struct {
 	lastAny  time.Time // when any probe was answered
 	since    time.Time // on hold: since when full probes have been answered without a gap; zero: they are not
 
+	fulls  lastProbes
 	healed time.Time     // when it last came back
 	steady time.Duration // how long probes have to be answered before it comes back
 	search sizeSearch
@@ -58,6 +59,13 @@ func (l *newLife) live() bool { return !l.started.IsZero() && !l.failed }
 func (l *newLife) ready(now time.Time) {
 	l.started, l.due, l.lastFull = now, now, now
 	l.tick(now)
+}
+
+func (l *newLife) pause(why error) {
+	l.started, l.since = time.Time{}, time.Time{}
+	l.hold(why)
+	l.err = why
+	l.test.end()
 }
 
 func (l *newLife) tick(now time.Time) {
@@ -101,14 +109,16 @@ func (l *newLife) small(now time.Time) bool {
 }
 
 func (l *newLife) send(now time.Time, length int) {
-	l.number++
+	if l.number++; length == l.full {
+		l.fulls.sent(l.number)
+	}
 	p := probe{uid: l.uid, kind: kindProbe, number: l.number, sent: now.Sub(l.started)}
 	l.do(action{kind: doSend, frame: p.appendTo(nil, length)})
 }
 
 // lose puts the link on hold, and says why.
 func (l *newLife) lose(now time.Time) {
-	if !l.onHold {
+	if !l.onHold || l.err == l.test.blamed {
 		if !l.healed.IsZero() && now.Sub(l.healed) < flapWindow {
 			l.steady = min(2*l.steady, steadyMax)
 		} else {
@@ -183,6 +193,7 @@ func (l *newLife) answered(now time.Time, p probe) {
 	}
 	gap := now.Sub(l.lastFull)
 	l.lastFull, l.mtu = now, l.full-overlay.HeaderLen
+	l.fulls.answer(p.number)
 	if !l.established {
 		l.test.begin(now)
 	}
@@ -193,10 +204,15 @@ func (l *newLife) answered(now time.Time, p probe) {
 	if l.since.IsZero() || gap > probeTimeout {
 		l.since = now
 	}
-	if now.Sub(l.since) >= l.steady {
+	if now.Sub(l.since) < l.steady {
+		return
+	}
+	if !l.test.under {
+		l.test.begin(now)
+	}
+	if l.err = l.test.blamed; l.err == nil {
 		l.healed = now
 		l.heal()
-		l.test.begin(now)
 	}
 }
 

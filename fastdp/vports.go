@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -16,14 +17,6 @@ const (
 	busyTries = 5
 	busyWait  = 10 * time.Millisecond
 )
-
-// portPIDs are the sockets that a new port is to be made with.
-func (k *kernel) portPIDs() []uint32 {
-	if k.perCPU {
-		return nil
-	}
-	return *k.sockets.Load()
-}
 
 // ensurePorts makes the ports that are wanted and missing, as far as that is possible now, and looks at those that there are.
 func (d *Datapath) ensurePorts(ctx context.Context, k *kernel) error {
@@ -63,7 +56,7 @@ func (d *Datapath) addTunnel(ctx context.Context, k *kernel, udp uint16) (err er
 			return fmt.Errorf("guard tunnel port %d: %w", udp, err)
 		}
 	}
-	spec := odp.VportSpec{Name: tunnelName(udp), Type: odp.VXLAN, DstPort: udp, UpcallPIDs: k.portPIDs()}
+	spec := odp.VportSpec{Name: tunnelName(udp), Type: odp.VXLAN, DstPort: udp, UpcallPIDs: k.sockets.Load().of(roleTunnel)}
 	for try := 0; ; try++ {
 		_, err = k.conn.CreateVport(ctx, k.dp, spec)
 		if !errors.Is(err, syscall.EADDRINUSE) || try == busyTries {
@@ -88,7 +81,7 @@ func (d *Datapath) addTunnel(ctx context.Context, k *kernel, udp uint16) (err er
 
 // addDevice attaches a device.
 func (d *Datapath) addDevice(ctx context.Context, k *kernel, name string) error {
-	spec := odp.VportSpec{Name: name, Type: odp.Netdev, UpcallPIDs: k.portPIDs()}
+	spec := odp.VportSpec{Name: name, Type: odp.Netdev, UpcallPIDs: k.sockets.Load().of(roleLocal)}
 	if name == d.cfg.UserPort {
 		spec.Number = userNumber
 	}
@@ -105,7 +98,7 @@ func (d *Datapath) readPorts(ctx context.Context, k *kernel) error {
 		}
 		r, udp := roleOf(v, d.cfg.UserPort, d.cfg.HostPort)
 		ports = append(ports, portInfo{number: v.Number, name: v.Name, role: r, udp: udp, ifindex: v.Ifindex})
-		if pids := k.portPIDs(); pids != nil && !slices.Equal(v.UpcallPIDs, pids) {
+		if pids := k.sockets.Load().of(r); !slices.Equal(v.UpcallPIDs, pids) {
 			if _, err := k.conn.SetUpcallPIDs(ctx, k.dp, v.Number, pids...); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
@@ -123,7 +116,7 @@ func (d *Datapath) readPorts(ctx context.Context, k *kernel) error {
 
 // forgetPorts forgets what was known of ports that are gone, or are others by the same number now.
 func (d *Datapath) forgetPorts(numbers []uint32) {
-	d.table.stations.removeIf(func(e portEntry) bool { return slices.Contains(numbers, e.port) })
+	d.table.stations.removeIf(func(_ overlay.MAC, e portEntry) bool { return slices.Contains(numbers, e.port) })
 	d.forgetFlows(func(k flowKey) bool { return k.shape.matchesPort() && slices.Contains(numbers, k.port) })
 	d.changed(anyChange)
 }

@@ -1,8 +1,6 @@
 package fastdp_test
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,7 +19,6 @@ import (
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
 	"github.com/overweave/overweave/mesh/overlay/overlaytest"
-	"github.com/overweave/overweave/odp"
 )
 
 // TestIntegrationIPv6 has a tunnel over IPv6, with the overlay that can do that.
@@ -70,43 +67,6 @@ func TestIntegrationBridged(t *testing.T) {
 	byFlows(t, a, func() { echo(t, first, stationAddr(b, 1), 200, 100) })
 	byFlows(t, a, func() { echo(t, first, stationAddr(a, 2), 200, 100) })
 	echo(t, second, stationAddr(a, 3), 3, 100)
-}
-
-// oldSocket has the kernel refuse to send misses to sockets by processor, as kernels before 5.15 do: it asks for more than any
-// kernel knows.
-type oldSocket struct{ odp.Socket }
-
-func (s oldSocket) Send(b []byte) error {
-	for _, f := range []odp.Features{odp.PerCPU, odp.PerCPU | odp.Unaligned} {
-		attr := binary.NativeEndian.AppendUint32([]byte{8, 0, 5, 0}, uint32(f)) // the features of a datapath
-		if i := bytes.Index(b, attr); i >= 0 {
-			b = bytes.Clone(b)
-			binary.NativeEndian.PutUint32(b[i+4:], uint32(f)|1<<31)
-		}
-	}
-	return s.Socket.Send(b)
-}
-
-// TestIntegrationOldKernel has ports with sockets of their own for what is missed.
-func TestIntegrationOldKernel(t *testing.T) {
-	if !labtest.RequireOpenVSwitch(t) {
-		return
-	}
-	s := newSites(t, 2)
-	a, b := s.all[0], s.all[1]
-	for _, at := range s.all {
-		at.dial = func(o odp.SocketOptions) (odp.Socket, error) {
-			socket, err := odp.DialKernel(o)
-			return oldSocket{socket}, err
-		}
-		s.start(at)
-		require.False(t, at.node.dp.Status().PerCPU)
-	}
-	s.w.connect(t, a.node, b.node, nil).awaitUse(t, fastdp.Name)
-	atA, atB := s.station(a, 1), s.station(b, 1)
-	askAll(t, atA, 1)
-	echo(t, atB, stationAddr(a, 1), 3, 100)
-	byFlows(t, a, func() { echo(t, atA, stationAddr(b, 1), 200, 100) })
 }
 
 // bridge makes a bridge on a host, and a pair of devices of which one is its port.

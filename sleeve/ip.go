@@ -121,7 +121,8 @@ func newFragments(frame []byte, mtu int) (f fragments, ok bool) {
 		return f, false
 	}
 	payload, ok := ip.payload()
-	f = fragments{frame: frame, at: at, ip: ip, rest: payload, offset: ip.flags(), piece: (mtu - tagsBefore(at) - ip.header) &^ 7}
+	piece := (mtu - tagsBefore(at) - ip.header) &^ 7
+	f = fragments{frame: frame, at: at, ip: ip, rest: payload, offset: ip.flags(), piece: piece}
 	ok = ok && f.piece > 0 && int(f.offset&offsetMask)*8+len(payload) <= maxIP
 	return f, ok
 }

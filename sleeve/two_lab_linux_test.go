@@ -1,6 +1,7 @@
 package sleeve_test
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 	"time"
@@ -58,4 +59,39 @@ func segments(t *testing.T, f overlay.Frame) (out [][]byte) {
 		out = append(out, b)
 	}
 	return out
+}
+
+// TestLongFrames2 sends frames that are too long for the path, and whose senders cannot be told, over IPv4 and IPv6: they arrive
+// whole.
+func TestLongFrames2(t *testing.T) {
+	for name, c := range map[string]struct {
+		hosts func(*testing.T) *hosts
+		a, b  string
+	}{"IPv4": {newHosts, "10.0.1.1", "10.0.2.1"}, "IPv6": {newHosts6, "fd01::1", "fd02::1"}} {
+		t.Run(name, func(t *testing.T) {
+			h := c.hosts(t)
+			a := second(end(t, h.a, overlaytest.End{Self: nameA, Addr: netip.AddrPortFrom(netip.MustParseAddr(c.a), 6783)}))
+			b := second(end(t, h.b, overlaytest.End{Self: nameB, Addr: netip.AddrPortFrom(netip.MustParseAddr(c.b), 6783)}))
+			conn := overlaytest.Connect(a, b, 99, testKey)
+			require.NoError(t, conn.Up())
+			t.Cleanup(conn.Close)
+			require.Equal(t, overlay.Established, (<-conn.A.Events).Kind)
+			require.Equal(t, overlay.Established, (<-conn.B.Events).Kind)
+			flooded := frame(t, 9000, true)
+			flooded.Flooded = true
+			other := frame(t, 3000, false)
+			other.Data[12], other.Data[13] = 0x88, 0xb5
+			for _, f := range []overlay.Frame{flooded, other} {
+				require.Eventually(t, func() bool { // the first may be lost to a router that tells what fits
+					conn.A.Link.Send([]overlay.Frame{f})
+					select {
+					case got := <-conn.B.Frames:
+						return bytes.Equal(f.Data, got.Data)
+					case <-time.After(100 * time.Millisecond):
+						return false
+					}
+				}, 20*time.Second, time.Millisecond)
+			}
+		})
+	}
 }

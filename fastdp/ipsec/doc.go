@@ -35,14 +35,16 @@
 // first hold after a restart whatever was allowed before is allowed still.
 //
 // The same key is never given to an outbound association twice, since that would repeat nonces of GCM: one that was deleted by
-// others is not put back. The other end is asked for a new key if it is a new peer, else the tunnel fails and its connection
-// is to be made anew.
+// others is not put back. The other end is asked for a new key if it is a new peer. With 2.8 the tunnel fails for the rest of its
+// connection, since 2.8 announces its key but once. Other failures, such as a request that the kernel refuses, end a Protection;
+// package fastdp holds the link meanwhile, and makes another one after a while.
 //
 // # The end
 //
 // A daemon that ends leaves everything as it is. One that is told to clean up ends its engines, removes the tunnel device, and
 // calls [Protector.Release]; a command that cleans up after a daemon calls [Reset] instead. So does a daemon that is started
-// without encryption, before it makes the tunnel device: an earlier run with encryption may have left the port blocked.
+// without encryption, before it makes the tunnel device: an earlier run with encryption may have left the port blocked. If that run
+// left its tunnels and flows too, which send in the clear without the block, [fastdp.RemoveTunnels] comes before.
 //
 // # New keys
 //

@@ -31,9 +31,9 @@ const (
 	watchPause   = time.Second            // after a failure to watch
 )
 
-// ErrLost is wrapped by errors about a tunnel whose key somebody else deleted from the kernel, so that it takes a new
-// connection to have one again.
-var ErrLost = errors.New("the association was deleted by others")
+// ErrLost is wrapped by errors about a tunnel to Weave Net 2.8 whose key somebody else deleted from the kernel. It wraps
+// [fastdp.ErrNewConnection]: 2.8 announces its key once in a connection.
+var ErrLost = fmt.Errorf("the association was deleted by others: %w", fastdp.ErrNewConnection)
 
 // Config configures a [Protector].
 type Config struct {

@@ -3,6 +3,8 @@ package ipsec
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Release removes everything of a tunnel port from the kernel, also what a former run left, last of all the block: what is sent
@@ -38,8 +40,8 @@ func (g *Protector) Release(port uint16) error {
 
 // Reset removes from a kernel what protectors have put there for a tunnel port, or for all if port is 0, the blocks last: what is
 // sent to the port afterwards is in the clear. It is for hosts on which none runs: to clean up for good, once the tunnel device
-// is gone, and before tunnels are used without a protector, which the blocks would stop. What cannot be removed is left, and
-// the errors are joined.
+// is gone, and before tunnels are used without a protector, which the blocks would stop. Flows of a former run that lead to a tunnel
+// go on in the clear then: [fastdp.RemoveTunnels] goes first. What cannot be removed is left, and the errors are joined.
 func Reset(kernel Kernel, port uint16) error {
 	policies, associations, err := kernel.List()
 	if err != nil {
@@ -68,4 +70,20 @@ func Reset(kernel Kernel, port uint16) error {
 		return fmt.Errorf("ipsec: reset: %w", err)
 	}
 	return nil
+}
+
+// Ports returns the tunnel ports for which protectors have put something into a kernel, in no order.
+func Ports(kernel Kernel) ([]uint16, error) {
+	policies, associations, err := kernel.List()
+	if err != nil {
+		return nil, fmt.Errorf("ipsec: %w", err)
+	}
+	ports := map[uint16]bool{}
+	for _, p := range policies {
+		ports[p.Port] = true
+	}
+	for _, a := range associations {
+		ports[a.Port] = true
+	}
+	return slices.Collect(maps.Keys(ports)), nil
 }

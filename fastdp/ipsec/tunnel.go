@@ -40,6 +40,7 @@ type Protection struct {
 	asked  time.Time // when the other end was asked for a new key
 	rekeys uint64
 	nonces map[[nonceSize]byte]bool // of the other end: a key made twice would be used twice
+	heard  bool                     // the other end has announced a key
 	ready  bool                     // was reported
 	err    error                    // why the tunnel is of no more use
 	todo   []func() error           // calls that are due
@@ -91,7 +92,7 @@ func (p *Protection) open() error {
 	}
 	p.pair = g.pair(tuple{local, remote, p.t.Port})
 	if p.t.Key != nil {
-		if err := p.announce(0, time.Now()); err != nil {
+		if err := p.announce(p.firstFlags(), time.Now()); err != nil {
 			return err
 		}
 	}
@@ -101,6 +102,14 @@ func (p *Protection) open() error {
 		return err
 	}
 	return nil
+}
+
+// firstFlags are those of the first announcement. It asks for the other end's key if that was announced to a Protection before.
+func (p *Protection) firstFlags() byte {
+	if p.t.Again && p.t.Rekeys {
+		return flagRenew
+	}
+	return 0
 }
 
 // announce makes a new inbound association and has the other end told of it.
@@ -149,6 +158,7 @@ func (p *Protection) Control(payload []byte) {
 		return // 2.8 sends none without a key, and nobody has to be believed who does
 	}
 	defer g.kick()
+	p.heard = true
 	if err := p.control(payload, time.Now()); err != nil {
 		p.fail(fmt.Errorf("ipsec: key for the tunnel to %s: %w", p.t.RemoteAddr, err))
 	}
@@ -209,6 +219,9 @@ func (p *Protection) renew(flags byte, now time.Time) error {
 func (p *Protection) fail(err error) {
 	if p.err != nil || p.report == nil {
 		return
+	}
+	if p.heard && !p.t.Rekeys && !errors.Is(err, fastdp.ErrNewConnection) {
+		err = fmt.Errorf("%w: %w", err, fastdp.ErrNewConnection) // 2.8 does not say it again
 	}
 	p.err = err
 	p.later(func() error { p.report(err); return nil })

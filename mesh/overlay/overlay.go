@@ -114,6 +114,7 @@ type LinkStatus struct {
 	MTUFrom     MTUSource      `json:"mtu_from,omitempty"`
 	Remote      netip.AddrPort `json:"remote,omitzero"`  // where datagrams go; zero while unknown
 	Reason      string         `json:"reason,omitempty"` // why it is on hold or failed, or why not better
+	Next        time.Time      `json:"next,omitzero"`    // on hold: when it is tried again, if that is known
 	Cipher      string         `json:"cipher,omitempty"` // if the overlay knows more than one
 	RTT         time.Duration  `json:"rtt,omitzero"`     // of the last probe, in nanoseconds; zero if not known
 	Sent        Counter        `json:"sent"`

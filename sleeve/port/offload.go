@@ -81,7 +81,8 @@ func (h vnetHeader) complete(frame []byte) error {
 	}
 	packet := frame[h.checksumAt:]
 	clear(packet[sctpChecksum:sctpHeader])
-	binary.LittleEndian.PutUint32(packet[sctpChecksum:], crc32.Checksum(packet, crc32.MakeTable(crc32.Castagnoli))) // RFC 9260, appendix A
+	sum := crc32.Checksum(packet, crc32.MakeTable(crc32.Castagnoli)) // RFC 9260, appendix A
+	binary.LittleEndian.PutUint32(packet[sctpChecksum:], sum)
 	return nil
 }
 

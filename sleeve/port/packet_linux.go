@@ -114,7 +114,7 @@ func (p *Packet) Status() Status {
 	st.Offloads = map[string]string{"TCP segmentation": inUse, "UDP segmentation": inUse}
 	switch {
 	case !p.describesUDP:
-		st.Offloads["UDP segmentation"] = "not in use: it needs Linux 6.2; super-frames of UDP that the interface brings are lost as malformed"
+		st.Offloads["UDP segmentation"] = "not in use: it needs Linux 6.2; what the interface brings is lost as malformed"
 	case p.cut.Load():
 		st.Offloads["UDP segmentation"] = "reading only: the kernel does not take all kinds of super-frames"
 	}
