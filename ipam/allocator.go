@@ -76,7 +76,7 @@ func New(c Config) (*Allocator, error) {
 		channel, a.codec = Channel6, compactCodec{}
 	}
 	a.published.Store(a.core.view(nil))
-	a.core.birthBySeed()
+	a.core.birthBySeed(a.now())
 	a.core.adopt(c.Adopt)
 	if a.sender, err = c.Bus.Join(channel, receiver{a}); err != nil {
 		return nil, fmt.Errorf("ipam: %w", err)
@@ -153,7 +153,7 @@ func (a *Allocator) Claim(ctx context.Context, owner string, p netip.Prefix) err
 		a.mu.Unlock()
 		return fmt.Errorf("ipam: claim %v: %w", p, ErrClosed)
 	}
-	w, err := a.core.claim(owner, p)
+	w, err := a.core.claim(owner, p, a.now())
 	b := a.unlock()
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (a *Allocator) Prime(ctx context.Context) error {
 		}
 		return fmt.Errorf("ipam: prime: %w", ErrReleased)
 	}
-	a.core.startVote()
+	a.core.startVote(a.now())
 	if a.core.hasRing() {
 		b := a.unlock()
 		return b.wait(ctx)
@@ -258,8 +258,8 @@ func (a *Allocator) Free(ctx context.Context, owner string, ip netip.Addr) error
 	return nil
 }
 
-// FreeAll takes all addresses from owner. It fails with [ErrNotOwned] if there are none, and that is stored. Calls that wait for an address
-// for this owner are not touched.
+// FreeAll takes all addresses from owner. It fails with [ErrNotOwned] if there are none, and that is stored. Calls that wait
+// for an address for this owner are not touched.
 func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 	a.mu.Lock()
 	if a.ended {

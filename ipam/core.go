@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/overweave/overweave/ipam/internal/addr"
 	"github.com/overweave/overweave/ipam/internal/paxos"
@@ -53,6 +54,7 @@ type core struct {
 	faults    map[peer.Name]fault    // rings that could not be merged at all, by sender
 
 	elector   *paxos.Elector // nil: never votes
+	resumed   bool           // the vote goes on from an earlier life
 	voting    bool
 	voteTicks int                    // for how long
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
@@ -233,11 +235,22 @@ func worthTelling(t ring.Token, size, free uint64) bool {
 	return diff > size/16
 }
 
-// born makes r, on which the peers have agreed or which was heard of, the first ring.
-func (c *core) born(r *ring.Ring) {
+// born makes r, on which the peers have agreed or which was heard of, the first ring. fresh says that it cannot have been there
+// for long.
+func (c *core) born(r *ring.Ring, fresh bool, now time.Time) {
 	c.changeRing(r)
 	c.ringHeard()
 	c.log.Info("address ring is there", "range", c.prefix, "seeds", r.Seeds, "tokens", len(r.Tokens))
+	own := c.ring.Owned(c.me)
+	if fresh || len(own) == 0 || c.alone() {
+		return
+	}
+	c.log.Warn("the ring has space of ours from an earlier life, of which nothing is stored: addresses in use on this machine "+
+		"are known only if they were adopted", "ranges", len(own))
+	if c.watch.after > 0 {
+		c.watch.contact = now.Round(0).Add(-c.lease()) // who knows for how long we were away
+		c.rules.fence(c, now.Round(0))
+	}
 }
 
 // ringHeard is what follows when a ring has come or changed: the vote is over, and waiting calls are tried again.
@@ -293,8 +306,12 @@ func (c *core) change() (ch Change, held dirty) {
 }
 
 func (c *core) saved() savedState {
-	s := savedState{peer: c.me, universe: c.prefix, contact: c.watch.contact, delays: c.watch.delays, round: c.reclaim.round, locks: c.reclaim.locks,
-		lapsed: c.standing.has(lapsed) && !c.standing.has(fenced), lost: c.watch.lost}
+	s := savedState{
+		peer: c.me, universe: c.prefix,
+		contact: c.watch.contact, delays: c.watch.delays, lost: c.watch.lost,
+		round: c.reclaim.round, locks: c.reclaim.locks,
+		lapsed: c.standing.has(lapsed) && !c.standing.has(fenced),
+	}
 	if c.hasRing() {
 		s.ring = c.ring
 	} else if c.elector != nil {

@@ -96,11 +96,7 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 	c.noteTwin(res.Ahead, now)
 	c.noteConflicts(res.Conflicts, s.copyOf, now)
 	if first && !res.Ring.Empty() {
-		c.born(res.Ring)
-		if own := c.ring.Owned(c.me); len(own) > 0 && c.taken.Empty() {
-			c.log.Warn("the ring has space of ours from an earlier life, of which nothing is stored: addresses in use on this machine "+
-				"are known only if they were adopted", "ranges", len(own))
-		}
+		c.born(res.Ring, c.votedFor(res.Ring.Seeds), now)
 	} else if res.Ring != c.ring {
 		c.changeRing(res.Ring)
 		c.ringHeard()

@@ -12,10 +12,13 @@ import (
 
 // OmitFence has a peer rely on what it had, however long it was away.
 func (a *Allocator) OmitFence() {
-	a.core.rules.fence = func(*core, time.Time) {}
+	a.core.rules.fence = func(c *core, now time.Time) {
+		c.standing.lift(fenced | lapsed)
+		c.watch.contact = now
+		c.unfenced(now)
+	}
 	if a.core.standing.has(fenced) {
-		a.core.standing.lift(fenced)
-		a.core.unfenced(a.now())
+		a.core.rules.fence(a.core, a.now().Round(0))
 	}
 }
 

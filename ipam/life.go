@@ -84,7 +84,7 @@ func (c *core) load(saved Saved, now time.Time) error {
 			c.rules.fence(c, now)
 		}
 	} else if c.elector != nil && s.claims != nil {
-		c.elector = paxos.Resume(s.voter, s.claims)
+		c.elector, c.resumed = paxos.Resume(s.voter, s.claims), true
 	}
 	for _, h := range saved.Holdings {
 		if _, twice := c.book.owner(h.Addr.Addr()); twice {
@@ -107,9 +107,9 @@ func (c *core) load(saved Saved, now time.Time) error {
 }
 
 // birthBySeed makes the ring, if that is how it comes about, and there is none.
-func (c *core) birthBySeed() {
+func (c *core) birthBySeed(now time.Time) {
 	if c.birth.mode == bySeed && !c.hasRing() {
-		c.born(ring.Divide(c.universe, c.birth.seeds))
+		c.born(ring.Divide(c.universe, c.birth.seeds), true, now)
 		c.out.broadcast = true
 	}
 }
@@ -140,7 +140,7 @@ func (c *core) tick(now time.Time) {
 		c.log.Info("no more sign of another peer with our name")
 	}
 	if c.voting {
-		c.pursue()
+		c.pursue(now)
 	}
 	c.observe(now)
 	c.retry(now)
@@ -170,7 +170,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 			c.heardRing(s, from == s.copyOf, now.Round(0))
 		}
 	} else {
-		c.hear(from, s)
+		c.hear(from, s, now)
 	}
 	if c.ring != ringBefore || c.mayRely() != relied {
 		c.retry(now)

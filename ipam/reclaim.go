@@ -110,7 +110,7 @@ func (c *core) reclaimOff(now time.Time) string {
 		case !away || now.Before(due):
 		case !c.ring.CanReclaim(p):
 			return fmt.Sprintf("what is %s's was taken over too often - use 'rmpeer'", c.name(p))
-		case owners[first] != c.me && now.Sub(due) > 2*w.settle:
+		case first >= 0 && owners[first] != c.me && now.Sub(due) > 2*w.settle:
 			return fmt.Sprintf("%s, which is to take over %s, does not: see there", c.name(owners[first]), c.name(p))
 		}
 	}

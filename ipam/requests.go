@@ -53,7 +53,7 @@ func (c *core) allocate(owner string, subnet netip.Prefix, now time.Time) (netip
 	}
 	w := newWaiter(owner)
 	w.subnet = subnet
-	c.startVote()
+	c.startVote(now)
 	c.tryAllocate(w, now) // the vote may have been decided by us alone
 	if w.answered {
 		return w.result, nil, w.err
@@ -121,7 +121,7 @@ func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 }
 
 // claim answers at once, or returns a waiter.
-func (c *core) claim(owner string, p netip.Prefix) (*waiter, error) {
+func (c *core) claim(owner string, p netip.Prefix, now time.Time) (*waiter, error) {
 	w := newWaiter(owner)
 	w.addr = p
 	if c.standing.has(released) {
@@ -133,7 +133,7 @@ func (c *core) claim(owner string, p netip.Prefix) (*waiter, error) {
 	if c.waiting.len() >= maxWaiting {
 		return nil, fmt.Errorf("ipam: claim %v for %s: %w", p, owner, ErrBusy)
 	}
-	c.startVote()
+	c.startVote(now)
 	if c.tryClaim(w); w.answered { // the vote may have been decided by us alone
 		return nil, w.err
 	}

@@ -36,7 +36,7 @@ func actor(t testing.TB, i int, universe string, birth Birth) *core {
 	require.NoError(t, err)
 	k, err := newCore(c, everybody{})
 	require.NoError(t, err)
-	k.birthBySeed()
+	k.birthBySeed(testTime)
 	k.takeOut()
 	return k
 }
@@ -118,7 +118,7 @@ func TestScenarios(t *testing.T) {
 	require.Equal(t, space.Allocated, w.result.Addr().String())
 	require.Equal(t, pieces(space.RingOfP1After.ring()), pieces(p1.ring))
 
-	w, err = p1.claim("y", netip.MustParsePrefix("10.32.0.9/28"))
+	w, err = p1.claim("y", netip.MustParsePrefix("10.32.0.9/28"), testTime)
 	require.NoError(t, err)
 	requireRequest(t, p1, granted.Messages[0])
 	deliver(t, p2, granted.Messages[0])
@@ -130,9 +130,9 @@ func TestScenarios(t *testing.T) {
 	require.NoError(t, w.err)
 	require.Equal(t, pieces(granted.RingOfP1After.ring()), pieces(p1.ring))
 
-	_, err = p2.claim("z", netip.MustParsePrefix("10.32.0.8/28"))
+	_, err = p2.claim("z", netip.MustParsePrefix("10.32.0.8/28"), testTime)
 	require.NoError(t, err)
-	w, err = p1.claim("q", netip.MustParsePrefix("10.32.0.8/28"))
+	w, err = p1.claim("q", netip.MustParsePrefix("10.32.0.8/28"), testTime)
 	require.NoError(t, err)
 	requireRequest(t, p1, denied.Messages[0])
 	deliver(t, p2, denied.Messages[0])

@@ -45,16 +45,6 @@ func TestSimulation(t *testing.T) {
 	}
 }
 
-// TestSimulationAgain plays those that once found something.
-func TestSimulationAgain(t *testing.T) {
-	for what, seed := range map[string]uint64{
-		"who agreed to a takeover had not missed the dead for long":  6641,
-		"a second restart ended the doubt about what was given away": 7867,
-	} {
-		t.Run(what, func(t *testing.T) { require.Empty(t, simulate(t, drawPlan(seed), new(tally))) })
-	}
-}
-
 // plan is what a simulation is like.
 type plan struct {
 	seed     uint64

@@ -243,3 +243,76 @@ func TestTakeOverWhileTheStoreFails(t *testing.T) {
 		require.EqualValues(t, 256, w.start(1, seed(1, 2)).Status().FreeIPs)
 	})
 }
+
+// sure reports whether a peer says that it relies on what it has.
+func sure(n *node) bool {
+	s := n.Status()
+	return !s.CutOff && !s.Fenced && len(s.InDoubt) == 0
+}
+
+// TestDisputedSpaceMakesNoMajority: a peer that was taken over while it was cut off meets one of the others, who says so. It
+// does not count what it has lost when it looks for a majority to confirm it.
+func TestDisputedSpaceMakesNoMajority(t *testing.T) {
+	inWorld(t, "10.32.0.0/24", gossiptest.Config{}, func(t *testing.T, w *world) {
+		two := soon(seed(1, 2))
+		w.start(1, two)
+		b, guest := w.start(2, two), w.start(3, soon(func(c *ipam.Config) { c.Birth = ipam.Observer() }))
+		w.pass(time.Minute)
+		p := w.allocate(b, "x")
+		w.bus.Partition([]peer.Name{name(2)})
+		w.pass(20 * time.Minute)
+		require.True(t, b.Status().CutOff)
+		require.NoError(t, guest.Claim(w.within(time.Minute), "thief", p))
+		_, err := guest.Allocate(w.within(time.Minute), "y", netip.MustParsePrefix("10.32.0.0/25"))
+		require.NoError(t, err)
+		w.kill(b.name)
+		w.bus.Partition([]peer.Name{name(1)})
+		b = w.start(2, two)
+		w.allocate(b, "new") // of what the guest has to spare, which makes more than half with what is lost
+		w.bus.Partition([]peer.Name{name(1)}, []peer.Name{name(2)})
+		for range 30 {
+			w.pass(time.Second)
+			require.Empty(t, w.double(sure, nil))
+		}
+		w.bus.Heal()
+		w.pass(2 * time.Minute)
+		require.True(t, sure(b))
+		require.Contains(t, b.Status().Lost, ipam.Holding{Owner: "x", Addr: p})
+		w.requireOneRing()
+	})
+}
+
+// TestWhoDiedBeforeTheBirth has voted, and comes back to a ring that has space of its own. It may have been taken over, even
+// if those whom it meets have not heard how that ended.
+func TestWhoDiedBeforeTheBirth(t *testing.T) {
+	for _, keepsDisk := range []bool{true, false} {
+		inWorld(t, "10.32.0.0/24", gossiptest.Config{Delay: 2 * time.Second}, func(t *testing.T, w *world) {
+			born := soon(consensus(4))
+			w.bus.Partition([]peer.Name{name(1), name(4)}, []peer.Name{name(2), name(3)})
+			for i := range 4 {
+				w.start(i+1, born)
+			}
+			require.Error(t, w.nodes[name(3)].Prime(w.within(30*time.Second)))
+			w.kill(name(3))
+			w.bus.Heal()
+			first := w.nodes[name(1)]
+			w.allocate(first, "x")
+			w.pass(time.Minute)
+			require.Len(t, first.Status().Peers, 4)
+			w.eventually(15*time.Minute, "taken over", func() bool { return len(first.Status().Peers) == 3 })
+			w.bus.Partition([]peer.Name{name(1)})
+			require.Len(t, w.nodes[name(2)].Status().Peers, 4, "not heard")
+			if !keepsDisk {
+				delete(w.stores, name(3))
+			}
+			d := w.start(3, born)
+			_, err := d.Allocate(w.within(4*time.Minute), "y", netip.Prefix{})
+			require.Error(t, err)
+			require.True(t, d.Status().Fenced)
+			w.bus.Heal()
+			w.allocate(d, "y")
+			w.pass(time.Minute)
+			w.requireOneRing()
+		})
+	}
+}

@@ -1,13 +1,16 @@
 package ipam
 
 import (
+	"slices"
+	"time"
+
 	"github.com/overweave/overweave/ipam/internal/paxos"
 	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
 // startVote gets a ring made, if there is none and nobody is at it (section 3.3). It is called when somebody needs one.
-func (c *core) startVote() {
+func (c *core) startVote(now time.Time) {
 	if c.hasRing() || c.voting || c.standing.has(released) {
 		return
 	}
@@ -17,7 +20,7 @@ func (c *core) startVote() {
 		return
 	}
 	c.elector.SetQuorum(c.quorum())
-	c.proposeRing()
+	c.proposeRing(now)
 }
 
 // patience is for how many ticks a vote asks for all in reach, and then for how many for more than half of these, where the
@@ -49,27 +52,27 @@ func (c *core) openQuorum() int {
 }
 
 // pursue continues a vote at a tick.
-func (c *core) pursue() {
+func (c *core) pursue(now time.Time) {
 	c.voteTicks++
 	if c.elector != nil {
 		c.elector.SetQuorum(c.quorum())
 	}
-	c.proposeRing()
+	c.proposeRing(now)
 }
 
 // proposeRing starts another round, or asks again.
-func (c *core) proposeRing() {
+func (c *core) proposeRing(now time.Time) {
 	c.out.broadcast = true
 	if c.elector == nil {
 		return
 	}
 	c.elector.Propose()
 	c.dirty.state = true
-	c.conclude()
+	c.conclude(now)
 }
 
 // learn takes part in the vote of others.
-func (c *core) learn(claims paxos.Claims) {
+func (c *core) learn(claims paxos.Claims, now time.Time) {
 	if c.elector == nil || !c.elector.Learn(claims) {
 		return
 	}
@@ -80,30 +83,45 @@ func (c *core) learn(claims paxos.Claims) {
 	if c.elector.Think() {
 		c.out.broadcast = true
 	}
-	c.conclude()
+	c.conclude(now)
 }
 
 // conclude creates the ring if the vote is decided.
-func (c *core) conclude() {
+func (c *core) conclude(now time.Time) {
 	value, ok := c.elector.Consensus()
 	if !ok {
 		return
 	}
-	c.born(ring.Divide(c.universe, value.Peers))
+	c.born(ring.Divide(c.universe, value.Peers), c.votedFor(value.Peers), now)
 	c.out.broadcast = true
 }
 
+// votedFor reports whether we have voted, in this life and no other, for a ring of these seeds. If not, and we are one of them
+// all the same, it may have been there for long, and others may have taken over what is ours.
+func (c *core) votedFor(seeds []peer.Name) bool {
+	if c.elector == nil || c.resumed {
+		return false
+	}
+	claims, self := c.elector.Claims(), c.elector.Self()
+	for v := range claims {
+		if v.Name == self.Name && v != self {
+			return false
+		}
+	}
+	return slices.Equal(claims[self].Value.Peers, seeds)
+}
+
 // hear follows a state from another peer (section 2.6). from is 0 if the sender is not known.
-func (c *core) hear(from peer.Name, s state) {
+func (c *core) hear(from peer.Name, s state, now time.Time) {
 	switch {
 	case c.hasRing():
 		if from != 0 && from != c.me {
 			c.out.update(from)
 		}
 	case s.claims != nil:
-		c.learn(s.claims)
+		c.learn(s.claims, now)
 	case from != 0 && c.elector != nil:
-		c.startVote()
+		c.startVote(now)
 	}
 }
 

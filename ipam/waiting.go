@@ -119,7 +119,7 @@ func (c *core) retry(now time.Time) {
 		return
 	}
 	if !c.hasRing() {
-		c.startVote()
+		c.startVote(now)
 	}
 	if !c.hasRing() {
 		return

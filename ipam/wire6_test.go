@@ -31,7 +31,9 @@ func compactStates() []state {
 		}},
 		{
 			nicknames: map[peer.Name]string{3: "three"}, ring: granted, copyOf: 1, joins: true,
-			delays: map[peer.Name]time.Duration{1: time.Hour, 3: time.Minute},
+			delays:   map[peer.Name]time.Duration{1: time.Hour, 3: time.Minute},
+			proposal: proposal{round: 1500000000, epochs: 3, dying: []peer.Name{2, 3}},
+			locks:    map[peer.Name]proposal{4: {round: 9, epochs: 1, dying: []peer.Name{2}}, 5: {round: 1 << 40, epochs: maxEpochs}},
 		},
 	}
 }
@@ -73,6 +75,16 @@ func TestContactTravelsAsAge(t *testing.T) {
 			require.Equal(t, age, s.age)
 		}
 	}
+}
+
+func FuzzCompactRange(f *testing.F) {
+	f.Add(compactCodec{}.encodeRange(addr.FromPrefix(netip.MustParsePrefix("fd00::/64"))))
+	f.Add(compactCodec{}.encodeRange(addr.Range{}))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if r, err := (compactCodec{}).decodeRange(raw); err == nil {
+			require.Equal(t, raw, compactCodec{}.encodeRange(r))
+		}
+	})
 }
 
 func FuzzCompactState(f *testing.F) {

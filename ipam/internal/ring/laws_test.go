@@ -232,6 +232,34 @@ func TestMergeOfAnything(t *testing.T) {
 	}
 }
 
+// TestLawsOfAnything: within an epoch they hold for any rings at all, whether or not a cluster could come to them, if each
+// version of a token was written once. Beyond that they rest on tokens being put only into pieces of their epoch, as histories do.
+func TestLawsOfAnything(t *testing.T) {
+	for seed := range uint64(600) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		var written [256][4]ring.Token
+		for at := range written {
+			for v := range written[at] {
+				written[at][v] = ring.Token{
+					At: small().Start.Add(addr.From64(uint64(at))), Peer: peer.Name(1 + r.IntN(4)), Version: uint32(v), Free: r.Uint64N(257),
+				}
+			}
+		}
+		draw := func() *ring.Ring {
+			out := ring.New(small())
+			for at := r.IntN(40); at < 256; at += 1 + r.IntN(60) {
+				out.Tokens = append(out.Tokens, written[at][r.IntN(4)])
+			}
+			for i := range out.Tokens {
+				from, to := out.Tokens[i].At.Uint64(), out.Tokens[(i+1)%len(out.Tokens)].At.Uint64()
+				out.Tokens[i].Free = min(out.Tokens[i].Free, (to+255-from)%256+1)
+			}
+			return out
+		}
+		checkLaws(t, draw(), draw(), draw(), seed)
+	}
+}
+
 func FuzzMerge(f *testing.F) {
 	for _, x := range load(f).Merge {
 		f.Add(ringBytes(x.Local.ring()), ringBytes(x.Incoming.ring()), []byte{1, 100, 200})
