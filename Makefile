@@ -5,6 +5,7 @@ export CGO_ENABLED = 0
 SEEDS    ?= 1000
 FUZZTIME ?= 30s
 BENCH    ?= .
+MEASURE  ?= ipam mesh odp sleeve fastdp
 
 .PHONY: demo test soak bench lint
 
@@ -25,9 +26,9 @@ soak: ## the long simulations, SEEDS of each, then every fuzz target for FUZZTIM
 	  done; \
 	done
 
-bench: ## Go benchmarks, then the measurements of whole packages
+bench: ## Go benchmarks, then the measurements of whole packages that MEASURE names; it takes long, and the machine for itself
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
-	go run ./internal/bench list
+	@set -e; for what in $(MEASURE); do echo "== $$what"; go run ./internal/bench $$what; done
 
 lint: ## format, vet, staticcheck, tidy
 	@test -z "$$(gofmt -l .)" || { echo "not formatted:"; gofmt -l .; exit 1; }

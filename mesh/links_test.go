@@ -67,7 +67,7 @@ func TestLimitOfOldPeers(t *testing.T) {
 			before[c.Address] = true
 		}
 		require.Len(t, before, limit)
-		time.Sleep(10 * time.Minute)
+		time.Sleep(5 * time.Minute)
 		for _, c := range one.Status().Connections {
 			require.True(t, before[c.Address], "the same ones")
 		}

@@ -292,18 +292,25 @@ func (r *Router) do(f func(*engine)) {
 	}
 }
 
-// change does something to what the engine owns, whether it runs or not yet.
-func (r *Router) change(f func(*dialer) error) (err error) {
+// look looks at what the engine owns, whether it runs or not yet: then e is nil. Nothing is looked at after it has run.
+func (r *Router) look(f func(d *dialer, e *engine)) {
 	r.mu.Lock()
 	if !r.running.Load() {
 		defer r.mu.Unlock()
-		return f(r.dial)
+		f(r.dial, nil)
+		return
 	}
 	r.mu.Unlock()
-	err = ErrClosed
-	r.do(func(e *engine) {
-		err = f(r.dial)
-		e.dialSoon(time.Now())
+	r.do(func(e *engine) { f(r.dial, e) })
+}
+
+// change does something to the targets, whether the engine runs or not yet.
+func (r *Router) change(f func(*dialer) error) error {
+	err := ErrClosed
+	r.look(func(d *dialer, e *engine) {
+		if err = f(d); e != nil {
+			e.dialSoon(time.Now())
+		}
 	})
 	return err
 }
@@ -323,7 +330,7 @@ func (r *Router) Forget(targets ...string) {
 // Targets returns how many peers to connect to were given, and how many of them may be other peers: not ourselves, and not
 // one with our name.
 func (r *Router) Targets() (given, live int) {
-	_ = r.change(func(d *dialer) error { given, live = d.counts(); return nil })
+	r.look(func(d *dialer, _ *engine) { given, live = d.counts() })
 	return given, live
 }
 

@@ -241,23 +241,25 @@ func (r *Router) Status() Status {
 	}
 	st.Channels = append(st.Channels, r.counter.topology.status(topologyChannel))
 	established := map[*link]bool{}
-	_ = r.change(func(d *dialer) error {
-		st.Targets = d.status()
-		return nil
-	})
-	r.do(func(e *engine) {
+	r.look(func(d *dialer, e *engine) {
+		if st.Targets = d.status(); e == nil {
+			return
+		}
 		for _, l := range e.links {
 			established[l] = l.established
 		}
-		st.Ended = slices.Clone(e.past)
-		slices.Reverse(st.Ended)
-		st.Clones = slices.Clone(e.clones)
-		slices.Reverse(st.Clones)
+		st.Ended, st.Clones = newestFirst(e.past), newestFirst(e.clones)
 	})
 	for _, name := range slices.Sorted(maps.Keys(v.links)) {
 		st.Connections = append(st.Connections, v.links[name].status(established[v.links[name]]))
 	}
 	return st
+}
+
+func newestFirst[T any](list []T) []T {
+	list = slices.Clone(list)
+	slices.Reverse(list)
+	return list
 }
 
 func (l *link) status(established bool) ConnStatus {

@@ -18,8 +18,8 @@ import (
 
 const stoppedTargets = "OVERWEAVE_TEST_TARGETS" // in the environment of a process that is to be stopped
 
-// quick is the pace of a mesh in which a minute takes three seconds.
-func quick(r *Router) { r.pace = pace{time.Second, 3 * time.Second, 3 * time.Second} }
+// quick is the pace of a mesh in which a minute takes five seconds.
+func quick(r *Router) { r.pace = pace{time.Second, 5 * time.Second, 5 * time.Second} }
 
 // TestStoppedProcess: a peer whose process is stopped, for longer than others wait for signs of life and while they send
 // more to it than sockets hold, comes back when it goes on, as the same. The others keep one another meanwhile.

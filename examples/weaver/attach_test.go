@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,7 +21,6 @@ import (
 	"github.com/overweave/overweave/internal/device"
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
-	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -96,7 +96,7 @@ func end(t *testing.T, daemon *lab.Cmd, signal syscall.Signal) {
 	}
 }
 
-// TestOneAttachmentForEachNamespace asks twice for one namespace, by other names: there is one attachment, found by all of them.
+// TestOneAttachmentForEachNamespace asks twice for one namespace, by other names: there is one attachment, found by all.
 func TestOneAttachmentForEachNamespace(t *testing.T) {
 	h := newServer(t)
 	h.start()
@@ -212,8 +212,7 @@ func colliding() (x, y string) {
 	}
 }
 
-// TestKilledWhileAttaching kills a daemon at which somebody waits for an address: nothing of that is left, and what it may have
-// left without a record can be removed by hand.
+// TestKilledWhileAttaching kills a daemon at which somebody waits for an address: nothing of that is left.
 func TestKilledWhileAttaching(t *testing.T) {
 	h := newServer(t)
 	h.args = append(h.args, "--ipalloc-grace", "1s")
@@ -228,18 +227,28 @@ func TestKilledWhileAttaching(t *testing.T) {
 	require.Len(t, h.report().Attachments, 1, "it is on record before anything is done for it")
 	end(t, daemon, syscall.SIGKILL)
 	require.Error(t, <-failed)
-
-	store, err := ipam.OpenStore(filepath.Join(h.dir, "db-ipam.db"))
-	require.NoError(t, err)
-	addr := netip.MustParsePrefix("10.32.0.9/12")
-	require.NoError(t, store.Commit(ipam.Change{Put: []ipam.Holding{{Owner: "ghost", Addr: addr}}}))
-	require.NoError(t, store.Close())
 	h.start()
 	waitFor(t, func() bool { return len(h.report().Attachments) == 0 })
+	require.Zero(t, h.report().IPAM.ActiveIPs)
+}
+
+// TestUnknownOwner frees addresses of which the allocator knows, and nobody else any more.
+func TestUnknownOwner(t *testing.T) {
+	h := newServer(t)
+	daemon := h.start()
+	c := h.container("c1")
+	att := h.attach(api.AttachRequest{NetNS: c.Path(), ID: "ghost"})
+	end(t, daemon, syscall.SIGKILL)
+	require.NoError(t, os.Remove(filepath.Join(h.dir, "db-weaver.db")))
+	h.start()
+	require.Empty(t, h.report().Attachments)
 	require.EqualValues(t, 1, h.report().IPAM.ActiveIPs)
 	require.NoError(t, h.client().Detach(t.Context(), api.DetachRequest{ID: "ghost"}))
 	require.Zero(t, h.report().IPAM.ActiveIPs)
 	require.ErrorContains(t, h.client().Detach(t.Context(), api.DetachRequest{ID: "ghost"}), "not attached")
+	require.Equal(t, att.Addresses, addresses(t, c, "ethwe"), "which interface it was is not known either")
+	again := h.attach(api.AttachRequest{NetNS: c.Path(), ID: "again"})
+	require.Equal(t, att.Port, again.Port, "but a namespace that is attached again keeps it")
 }
 
 // TestHostAddress: while the host cannot have its address, the daemon runs on and says why; then it gets it.

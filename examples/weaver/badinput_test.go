@@ -81,6 +81,7 @@ func (h *host) command(args ...string) *lab.Cmd {
 func (h *host) start(args ...string) *lab.Cmd {
 	h.t.Helper()
 	cmd := h.command(args...)
+	cmd.Stderr = os.Stderr // it says there why it ends, if it does
 	require.NoError(h.t, cmd.Start())
 	waitFor(h.t, func() bool {
 		conn, err := net.Dial("unix", h.socket())

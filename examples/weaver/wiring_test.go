@@ -70,7 +70,7 @@ func TestKernelOtherMode(t *testing.T) {
 	h.attachedOnce(c, []string{"--mode", "bridge"}, syscall.SIGTERM)
 	require.Equal(t, before, h.devices())
 
-	for mode, other := range map[string]string{"bridge": "fastdp", "fastdp": "bridged_fastdp"} {
+	for mode, other := range map[string]string{"bridged_fastdp": "fastdp", "fastdp": "bridged_fastdp"} {
 		daemon := h.start("--mode", mode)
 		h.attach(api.AttachRequest{NetNS: c.Path(), ID: "c1"})
 		end(t, daemon, syscall.SIGTERM)

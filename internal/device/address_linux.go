@@ -89,7 +89,7 @@ func removeAddress(link netlink.Link, addr netip.Prefix) error {
 }
 
 func addresses(link netlink.Link) ([]netip.Prefix, error) {
-	list, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	list, err := complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, err
 	}

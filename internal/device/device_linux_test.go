@@ -99,8 +99,10 @@ func TestBridgeIsMadeAdoptedAndRemoved(t *testing.T) {
 		}
 		require.Equal(t, "0", setting(t, "ipv6/conf/weave/accept_ra"))
 		require.Equal(t, "5", setting(t, "ipv4/neigh/weave/base_reachable_time"))
+		require.True(t, must(device.Exists("weave")))
 		require.NoError(t, device.RemoveBridge("weave"))
 		require.NoError(t, device.RemoveBridge("weave"))
+		require.False(t, must(device.Exists("weave")))
 		require.Equal(t, before, devices(t))
 	})
 }
@@ -221,6 +223,68 @@ func TestAddressesOfTheHost(t *testing.T) {
 			_, err = device.AddAddress("weave", bad)
 			require.ErrorContains(t, err, "IPv4")
 			require.ErrorContains(t, device.RemoveAddress("weave", bad), "IPv4")
+		}
+	})
+}
+
+// TestListsAreWhole lists devices while others come and go, which interrupts the kernel's answers.
+func TestListsAreWhole(t *testing.T) {
+	h, _ := newHost(t, labtest.New(t), "a", 0)
+	pair := device.Pair{Bridge: "weave", Inner: "in", Outer: "out"}
+	within(t, h, func() {
+		_, err := device.EnsurePair(pair)
+		require.NoError(t, err)
+	})
+	done := make(chan error)
+	go func() {
+		done <- h.Do(func() error {
+			for range 30 {
+				if _, err := device.EnsurePair(device.Pair{Bridge: "weave", Inner: "come", Outer: "go"}); err != nil {
+					return err
+				}
+				if err := device.RemovePair("come"); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}()
+	for {
+		within(t, h, func() {
+			all, err := device.Veths()
+			require.NoError(t, err)
+			require.True(t, all["in"] && all["out"])
+		})
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			return
+		default:
+		}
+	}
+}
+
+// TestOverlap: only a route that leads to the range by another device than ours is in the way.
+func TestOverlap(t *testing.T) {
+	h, _ := newHost(t, labtest.New(t), "a", 0)
+	within(t, h, func() {
+		_, err := device.AddAddress("weave", netip.MustParsePrefix("10.40.0.1/24"))
+		require.NoError(t, err)
+		weave, err := netlink.LinkByName("weave")
+		require.NoError(t, err)
+		require.NoError(t, netlink.RouteAdd(&netlink.Route{
+			LinkIndex: weave.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)},
+		}))
+		for _, tt := range []struct{ r, except, want string }{
+			{"10.32.0.0/12", "", "10.40.0.0/24 by weave"},
+			{"10.40.0.128/25", "", "10.40.0.0/24 by weave"},
+			{"10.32.0.0/12", "weave", ""},
+			{"10.41.0.0/16", "", ""},
+			{"2001:db8::/64", "", ""},
+		} {
+			route, err := device.Overlap(netip.MustParsePrefix(tt.r), tt.except)
+			require.NoError(t, err)
+			require.Equal(t, tt.want, route)
 		}
 	})
 }

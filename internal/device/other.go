@@ -67,3 +67,6 @@ func WatchRemovals(context.Context, func()) error { return errors.ErrUnsupported
 
 // Overlap is for Linux.
 func Overlap(netip.Prefix, string) (string, error) { return "", errors.ErrUnsupported }
+
+// Exists is for Linux.
+func Exists(string) (bool, error) { return false, errors.ErrUnsupported }

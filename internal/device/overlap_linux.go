@@ -15,7 +15,7 @@ func Overlap(r netip.Prefix, except string) (string, error) {
 	if r.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	routes, err := netlink.RouteList(nil, family)
+	routes, err := complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return "", failed(err, "listing routes")
 	}

@@ -8,9 +8,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// complete repeats a dump for as long as changes of what is listed interrupt it, within reason.
+func complete[T any](dump func() (T, error)) (list T, err error) {
+	for range 20 {
+		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return list, err
+}
+
+// Exists reports whether there is a network device of a name, of whatever kind.
+func Exists(name string) (bool, error) {
+	_, err := linkByName(name)
+	if errors.Is(err, ErrNoDevice) {
+		return false, nil
+	}
+	return err == nil, failed(err, "device %s", name)
+}
+
 // Veths lists the names of all veth devices here.
 func Veths() (map[string]bool, error) {
-	links, err := netlink.LinkList()
+	links, err := complete(netlink.LinkList)
 	if err != nil {
 		return nil, failed(err, "listing network devices")
 	}

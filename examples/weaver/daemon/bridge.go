@@ -54,7 +54,7 @@ func openBridge(c Config, s *state) (*bridge, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.mode == "" && containers > 0 {
+	if b.mode == "" && containers > 0 && !(c.NoTAP && b.wiring.Mode == ModeBridged) { // that takes a TAP
 		b.mode = b.wiring.Mode
 	}
 	if b.mode == "" {
@@ -94,8 +94,10 @@ func (b *bridge) open(c Config) error {
 		b.datapath = b.name
 		return b.openDatapath()
 	}
-	made, err := device.EnsureBridge(device.Bridge{Name: b.name, MAC: b.mac, MTU: b.mtu})
-	if err := errors.Join(err, b.ours(part{partBridge, b.name}, made)); err != nil {
+	if err := b.record(part{partBridge, b.name}); err != nil {
+		return err
+	}
+	if _, err := device.EnsureBridge(device.Bridge{Name: b.name, MAC: b.mac, MTU: b.mtu}); err != nil {
 		return explain(err)
 	}
 	if b.mode == ModeBridge {
@@ -121,21 +123,26 @@ func explain(err error) error {
 
 // pair makes the veth pair of which the bridge has the inner end. One of another mode makes way, as nothing is attached to it.
 func (b *bridge) pair(outer string, offload bool) error {
+	if err := b.record(part{partPair, outer}); err != nil {
+		return err
+	}
 	pair := device.Pair{Bridge: b.name, Inner: innerName, Outer: outer, MTU: b.mtu, Offload: offload}
-	made, err := device.EnsurePair(pair)
+	_, err := device.EnsurePair(pair)
 	if errors.Is(err, device.ErrWrongKind) {
 		if err := device.RemovePair(innerName); err != nil {
 			return err
 		}
-		made, err = device.EnsurePair(pair)
+		_, err = device.EnsurePair(pair)
 	}
-	return errors.Join(err, b.ours(part{partPair, outer}, made))
+	return err
 }
 
 // openDatapath makes the datapath, or finds it, and the TAP by which the switch takes part in it.
 func (b *bridge) openDatapath() error {
-	made, err := ensureDatapath(b.datapath)
-	if err := errors.Join(err, b.ours(part{partDatapath, b.datapath}, made)); err != nil {
+	if err := b.record(part{partDatapath, b.datapath}); err != nil {
+		return err
+	}
+	if err := ensureDatapath(b.datapath); err != nil {
 		return explain(err)
 	}
 	if err := device.SetUp(b.datapath, b.mtu, b.mac); err != nil {

@@ -55,7 +55,10 @@ func (d *daemon) buildProtector() error {
 	}
 	if err != nil {
 		d.log.Warn("tunnels of the kernel's datapath cannot be encrypted, links use sleeve", "error", err)
-		return nil
+		if d.xfrm == nil {
+			return nil
+		}
+		return endEncryption(d.bridge.datapath, d.cfg.tunnelPort()) // it would stop what is sent to trusted hosts in the clear
 	}
 	d.protector, err = ipsec.New(ipsec.Config{Kernel: kernel, Log: d.log})
 	return err
@@ -156,8 +159,8 @@ func withDatapaths(f func(context.Context, *odp.Conn) error) error {
 }
 
 // ensureDatapath makes a datapath, or finds it.
-func ensureDatapath(name string) (made bool, err error) {
-	err = withDatapaths(func(ctx context.Context, conn *odp.Conn) error {
+func ensureDatapath(name string) error {
+	return withDatapaths(func(ctx context.Context, conn *odp.Conn) error {
 		_, err := conn.Datapath(ctx, name)
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -165,10 +168,8 @@ func ensureDatapath(name string) (made bool, err error) {
 		if _, err = conn.CreateDatapath(ctx, odp.DatapathSpec{Name: name}); err != nil {
 			return fmt.Errorf("datapath %s: %w", name, err)
 		}
-		made = true
 		return nil
 	})
-	return made, err
 }
 
 // removeDatapath removes a datapath and its tunnels, and then what encrypted these.

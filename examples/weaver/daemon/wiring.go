@@ -63,11 +63,14 @@ func leftovers(made, wanted []part) (out []part) {
 // convert removes what a run in another mode has made and this one has no use for. What containers are attached to stays, and
 // is a reason not to start.
 func (b *bridge) convert(containers int) error {
-	for _, p := range leftovers(b.wiring.Made, b.mode.wanted(b.name)) {
+	left := leftovers(b.wiring.Made, b.mode.wanted(b.name))
+	for _, p := range left {
 		if p.Name == b.name && containers > 0 {
 			return fmt.Errorf("%d containers are attached to the %s %s: detach them first, or start with --mode %s",
 				containers, p.Kind, p.Name, b.wiring.Mode)
 		}
+	}
+	for _, p := range left {
 		if err := b.removePart(p); err != nil {
 			return fmt.Errorf("the %s %s of a run in mode %s: %w", p.Kind, p.Name, b.wiring.Mode, err)
 		}
@@ -76,11 +79,12 @@ func (b *bridge) convert(containers int) error {
 	return b.save(b.wiring)
 }
 
-// ours notes that this daemon has a part, and whether it has just made it. Parts that are there and that nobody has noted as made
-// are others'.
-func (b *bridge) ours(p part, made bool) error {
-	if !made || slices.Contains(b.wiring.Made, p) {
-		return nil
+// record is called before a part is made or adopted. If it is to be made that is recorded, so that even a daemon that is killed in the
+// next moment leaves nothing for ever. Parts that are there and that nobody has recorded are others'.
+func (b *bridge) record(p part) error {
+	there, err := device.Exists(p.Name)
+	if err != nil || there || slices.Contains(b.wiring.Made, p) {
+		return err
 	}
 	b.wiring.Made = append(b.wiring.Made, p)
 	return b.save(b.wiring)
