@@ -3,6 +3,7 @@
 export CGO_ENABLED = 0
 
 SEEDS    ?= 1000
+IPSEEDS  ?= 10000
 FUZZTIME ?= 30s
 BENCH    ?= .
 MEASURE  ?= ipam mesh odp sleeve fastdp
@@ -16,9 +17,9 @@ test: ## all tests; those that need namespaces make them, as root or in a user n
 	-@go run ./internal/lab/setup
 	go test ./...
 
-soak: ## the long simulations, SEEDS of each, then every fuzz target for FUZZTIME
-	OVERWEAVE_SEEDS=$(SEEDS) go test -count=1 -timeout=24h -run 'Converge|Simulation' ./dns ./mesh
-	go test -count=1 -timeout=24h -run 'TestSimulation' ./ipam -args -seeds=$(SEEDS)
+soak: ## the long simulations, SEEDS of each and IPSEEDS of ipam's, then every fuzz target for FUZZTIME
+	OVERWEAVE_SEEDS=$(SEEDS) go test -count=1 -timeout=24h -run 'Converge|Simulation|Limit$$' ./dns ./mesh
+	go test -count=1 -timeout=24h -run 'TestSimulation' ./ipam -args -seeds=$(IPSEEDS)
 	go test -count=1 -timeout=24h -run 'TestCrash' ./ipam -args -crashes=200
 	@set -e; for pkg in $$(go list ./...); do \
 	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \

@@ -74,7 +74,9 @@
 // have, and new ones are served from the space there, while the other side gives them out again. [Status] tells (CutOff)
 // from half of the delay on, and after the partition which addresses were Lost. It relies on clocks that run about
 // equally fast, on stores that are not lost or put back, and on operators who take over only what is gone. Nor are the
-// others safe from an old peer that got its first space from the dead in the moment before both were cut off.
+// others safe from an old peer that got its first space from the dead in the moment before both were cut off. And one that has
+// agreed to a takeover whose proposer is gone may give space to a third peer, which then confirms the dead one's return: it takes
+// two deaths, a return and such a gift within one delay.
 //
 // # When most of the space is gone
 //

@@ -302,6 +302,9 @@ func ipamText(r api.Report) string {
 		share := 100 * float64(p.IPs) / float64(r.IPAM.RangeNumIPs)
 		fmt.Fprintf(&b, "%-37s %8d IPs (%04.1f%% of total) %s\n", named(p.Peer, p.Nickname), p.IPs, share, note)
 	}
+	if why := r.IPAM.ReclaimOff; why != "" {
+		fmt.Fprintf(&b, "The space of dead peers is not taken over: %s\n", why)
+	}
 	return b.String()
 }
 
@@ -310,7 +313,7 @@ func troubles(s *ipam.Status) map[string]int {
 	return map[string]int{
 		"cut off": btoi(s.CutOff), "fenced": btoi(s.Fenced), "suspect": btoi(s.Suspect), "twin": btoi(s.Twin),
 		"store error": btoi(s.StoreError != ""), "lost": len(s.Lost), "disputes": len(s.Disputes), "faults": len(s.Faults),
-		"strays": len(s.Strays), "reclaiming": len(s.Reclaiming),
+		"strays": len(s.Strays), "reclaiming": len(s.Reclaiming), "in doubt": len(s.InDoubt),
 	}
 }
 
@@ -327,6 +330,9 @@ func ipamTroubles(s *ipam.Status) string {
 	}
 	slices.Sort(list)
 	text := field("Trouble", strings.Join(list, ", "))
+	if s.NotGiving != "" {
+		text += field("NoneGiven", s.NotGiving)
+	}
 	for _, h := range s.Lost {
 		text += field("Lost", fmt.Sprintf("%v of %s: restart it", h.Addr, h.Owner))
 	}
