@@ -20,6 +20,7 @@ func (s *session) adoptFlows(ctx context.Context) error {
 		if err != nil && f.UFID == "" {
 			return err
 		}
+		f = s.withActions(ctx, f)
 		k, isOurs := parseKey(f.Match, f.UFID)
 		steps, readable := parseActions(f.Actions)
 		switch {
@@ -37,6 +38,16 @@ func (s *session) adoptFlows(ctx context.Context) error {
 		}
 	}
 	return s.removeOrphans(ctx, w, orphans)
+}
+
+// withActions returns a flow of a listing with its actions, which the kernel leaves out if they are too many for a listing.
+func (s *session) withActions(ctx context.Context, f odp.Flow) odp.Flow {
+	if len(f.Actions) == 0 {
+		if whole, err := s.kernel.conn.GetFlow(ctx, s.kernel.dp, odp.Flow{UFID: f.UFID, Match: f.Match}); err == nil {
+			return whole
+		}
+	}
+	return f
 }
 
 // adoptable reports whether a flow of a former run still means what it did: its ports are there, and it forwards. Flows that

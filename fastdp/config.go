@@ -56,7 +56,9 @@ type Config struct {
 	Protector Protector
 	// ODP says how the kernel is asked. The zero value is the kernel that this runs on.
 	ODP odp.Config
-	// Readers is the number of sockets, with a goroutine each, for frames that no flow matches. 0 means one for each CPU.
+	// Readers is the number of sockets, with a goroutine each, for frames of this host that no flow matches; for those from
+	// tunnels there are half as many. 0 means one for each CPU that the program may use; there are no more than there are CPUs,
+	// nor than 16.
 	Readers int
 	// MaxFlows bounds the number of flows. Beyond it frames are handled one by one. 0 means 262,144.
 	MaxFlows int

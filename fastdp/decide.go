@@ -164,11 +164,12 @@ func (t *table) fromPort(k flowKey) verdict {
 
 // toMany returns what is to become of frames of local stations that go to many.
 func (t *table) toMany(k flowKey, d overlay.Decision) verdict {
-	v := verdict{brief: !k.mac.IsGroup(), noFlow: k.single()}
+	v := verdict{brief: !k.mac.IsGroup()}
 	v.steps = t.ports.Load().flood(nil, k.port)
 	var hops []step
 	hops, v.lost = t.hopSteps(d, foreignByPort)
 	v.steps = append(v.steps, hops...)
+	v.noFlow = k.single() || len(v.steps) > maxSteps
 	return v
 }
 
@@ -214,8 +215,8 @@ func (t *table) arrive(k flowKey) verdict {
 	return verdict{steps: []step{{kind: stepRecirc, port: stageArrived}}}
 }
 
-// from returns the link over which the frames of a flow come from the tunnel; nil if there is none. If several peers are behind the
-// address it is that of the peer where the frames entered the overlay, or of one by which they may have come.
+// from returns the link over which the frames of a flow come from the tunnel; nil if there is none. If several peers are
+// behind the address it is that of the peer where the frames entered the overlay, or of one by which they may have come.
 func (t *table) from(k flowKey) *link {
 	list := t.links.arriving(k.outer, t.ports.Load().byNumber[k.port].udp)
 	if len(list) == 0 {
@@ -246,8 +247,8 @@ func (t *table) to(s step) *link {
 	return nil
 }
 
-// wrongWay reports whether frames that entered the overlay at src cannot rightly come over a link: because they come to its peer
-// only through us. Then they go in a circle, or src is not where they are from.
+// wrongWay reports whether frames that entered the overlay at src cannot rightly come over a link: because they come to its
+// peer only through us. Then they go in a circle, or src is not where they are from.
 func (t *table) wrongWay(l *link, src peer.Name) bool {
 	return slices.Contains(t.fwd.Routes().Flood(src), l.params.Remote)
 }
@@ -276,12 +277,13 @@ func (t *table) spread(k flowKey) verdict {
 
 // spreadOn returns what is to become of frames that came from a peer and go to many.
 func (t *table) spreadOn(k flowKey, d overlay.Decision) verdict {
-	v := verdict{brief: !k.mac.IsGroup(), noFlow: k.single()}
+	v := verdict{brief: !k.mac.IsGroup()}
 	if d.Local {
 		v.steps = t.ports.Load().flood(nil, 0)
 	}
 	hops, _ := t.hopSteps(d, foreignByUser)
 	v.steps = append(v.steps, hops...)
+	v.noFlow = k.single() || len(v.steps) > maxSteps
 	return v
 }
 

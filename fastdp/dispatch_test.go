@@ -14,7 +14,7 @@ import (
 func TestDispatch(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		pids := r.upcallPIDs("a")
-		require.Len(t, pids, 2)
+		require.Len(t, pids, min(2, possibleCPUs()))
 		r.mesh()
 		require.NoError(t, r.AddPort(t.Context(), "c"))
 		for _, device := range []string{"b", "c"} {
@@ -52,9 +52,9 @@ func TestDispatch(t *testing.T) {
 		r.settle()
 		require.EqualValues(t, 1, r.Status().Counts["reader_restarts"])
 		now := r.upcallPIDs("a")
-		require.Len(t, now, 2)
+		require.Len(t, now, len(pids))
 		require.NotContains(t, now, pids[0])
-		require.Contains(t, now, pids[1])
+		require.Equal(t, pids[1:], now[1:])
 		require.Equal(t, now, r.upcallPIDs("b"))
 		require.True(t, r.miss("a", all, novel))
 		r.settle()

@@ -28,12 +28,20 @@
 //
 // # What is put right
 //
-// Ports, tunnel devices that are set down, flows and features that others change, and a datapath that is deleted are put right
-// within a sweep. A packet that is too long for the way of a tunnel is answered to its sender, also through a relay. A frame
-// from a tunnel is dropped unless it has the outer addresses of a link, and unless its source peer may be behind that link: not
-// this peer, and none whose frames come to the link's peer only through us. Frames to unknown stations are flooded by flows of
-// one second, and so many of them in a second; more are dropped and counted. A machine that stood still does not blame its
-// peers for that.
+// Ports, tunnel devices that are set down, flows and features that others change, and a datapath that is deleted are put
+// right within a sweep. A packet that is too long for the way of a tunnel is answered to its sender, also through a relay. A
+// frame from a tunnel is dropped unless it has the outer addresses of a link, and unless its source peer may be behind that
+// link: not this peer, and none whose frames come to the link's peer only through us. Frames to unknown stations are flooded
+// by flows of one second, and so many of them in a second; more are dropped and counted. A machine that stood still does not
+// blame its peers for that. A link whose tunnel cannot be protected is on hold, and that is tried again, unless it takes a
+// new connection.
+//
+// # Shares
+//
+// No container and no neighbour can use up what is there for all. A local port has up to 4,096 stations; a local port and a
+// neighbour have a part of the flows, and of the frames that user space sends on. Who has used most of it loses what was idle
+// longest, and what is new has to wait for that. Tunnels have readers of their own, so that heartbeats do not wait behind
+// what a container sends.
 //
 // # Offloads
 //
@@ -45,9 +53,9 @@
 // [overlay.LinkStatus] and [Status] say so. To have it back once the cause is gone, end the program and turn it on with
 // ethtool.
 //
-// The device is for all tunnels with its port. So it is set like this only if most of their links fail the test, and it is set back
-// if the link for whose sake it was fails all the same. A link that fails without being helped so is on hold, with that reason, and
-// tested each minute.
+// The device is for all tunnels with its port. So it is set like this only if most of their links fail the test, and it is
+// set back if the link for whose sake it was fails all the same. A link that fails without being helped so is on hold, with
+// that reason, and tested each minute.
 //
 // # Limits
 //
@@ -57,5 +65,6 @@
 // missing heartbeats, and the link is not used. A link does not follow a peer to another address. Frames for peers that only
 // other overlays reach leave through the user port if they are of local stations, and are given to user space one by one if
 // they came from a tunnel. With an old peer a loss is noticed after 25 s, since it sends a heartbeat every 10 s. An inner
-// packet that is too long is answered by kernels from 5.9 on; before, full heartbeats fail.
+// packet that is too long is answered by kernels from 5.9 on; before, full heartbeats fail. Frames that go to more than 600
+// ports and neighbours are sent on by user space one by one.
 package fastdp

@@ -212,6 +212,9 @@ func (l *link) do(a action) {
 
 // sendOwn sends a frame of the link's life. It returns false if the peers have no short ids yet, or the datapath no port.
 func (l *link) sendOwn(frame []byte) bool {
+	if !l.open.Load() {
+		return true // the protection has failed since: it is lost
+	}
 	act, ok := l.action(l.params.Self, l.params.Remote)
 	if !ok {
 		return false

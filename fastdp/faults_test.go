@@ -235,3 +235,68 @@ func TestTunnelsEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestOldNews: packets that a flow has seen before its station moved do not move it back.
+func TestOldNews(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.missFromB(newVNI(id(nameB), id(self)), all, atB)
+		r.settle()
+		k := flowKey{shape: shapeArrive, port: r.number("vxlan-6784"), mac: atB, vni: newVNI(id(nameB), id(self)), outer: fromB}
+		require.True(t, r.k.Hit(r.dp(), k.ufid(), 100))
+		s := &session{Datapath: r.Datapath, kernel: r.kernel.Load()}
+		r.fwd.LearnRemote(time.Now(), atB, nameC)
+		f := odp.Flow{UFID: k.ufid(), Stats: odp.FlowStats{Packets: 5, Bytes: 500}}
+		s.sweepOne(newWork(r.Datapath, r.conn, r.dp()), k, f, 1, false, time.Now()) // listed before
+		at, _ := r.fwd.Station(atB)
+		require.Equal(t, nameC, at)
+
+		r.miss("a", all, here1)
+		r.settle()
+		k = flowKey{shape: shapeSource, port: r.number("a"), mac: here1}
+		r.table.stations.learn(here1, r.number("b"), time.Now())
+		f.UFID = k.ufid()
+		s.sweepOne(newWork(r.Datapath, r.conn, r.dp()), k, f, 1, false, time.Now())
+		port, _ := r.table.stations.port(here1)
+		require.Equal(t, r.number("b"), port)
+	})
+}
+
+// TestFormerLosses: what was lost before this run is not news.
+func TestFormerLosses(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.stop()
+		dp, port := r.dp(), r.number("a")
+		require.False(t, r.missAt(dp, port, all, here1))
+		r.start(func(c *Config) { c.Sweep = time.Second })
+		time.Sleep(3 * time.Second)
+		r.settle()
+		require.EqualValues(t, 1, r.Status().Kernel.Lost)
+		require.Zero(t, r.Status().Counts["misses_lost_bursts"])
+	})
+}
+
+// TestPortsChangeBetween: a port that becomes another one while the datapath is set up again has none of its flows.
+func TestPortsChangeBetween(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.mesh()
+		r.miss("a", all, here1)
+		r.settle()
+		port := r.number("a")
+		k := flowKey{shape: shapeSource, port: port, mac: here1}
+		require.Contains(t, r.consistent(), k)
+		r.want("a", false)
+		for _, s := range r.sockets {
+			require.NoError(t, s.Close())
+		}
+		r.settle()
+		require.False(t, r.Status().Running)
+		require.NoError(t, r.conn.DeleteVport(t.Context(), r.dp(), port))
+		_, err := r.conn.CreateVport(t.Context(), r.dp(), odp.VportSpec{Name: "c", Type: odp.Netdev, Number: port})
+		require.NoError(t, err)
+		time.Sleep(3 * time.Second)
+		r.settle()
+		require.True(t, r.Status().Running)
+		require.NotContains(t, r.consistent(), k)
+	})
+}

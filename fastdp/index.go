@@ -12,8 +12,8 @@ import (
 
 const indexShards = 64
 
-// index holds every flow that is in the kernel, or about to be. It is safe for concurrent use; there is no lock that all readers
-// of misses need.
+// index holds every flow that is in the kernel, or about to be. It is safe for concurrent use; there is no lock that all
+// readers of misses need.
 type index struct {
 	shards [indexShards]indexShard
 	names  [indexShards]nameShard
@@ -168,6 +168,12 @@ func (x *index) update(k flowKey, f func(*entry)) (ok bool) {
 		f(e)
 	}
 	return e != nil
+}
+
+// forwards reports whether a flow is known and does not only drop.
+func (x *index) forwards(k flowKey) (yes bool) {
+	x.update(k, func(e *entry) { yes = len(e.steps) > 0 })
+	return yes
 }
 
 // keys returns the keys of the flows with an address, or all.

@@ -30,7 +30,8 @@ func (s *linkSet) own(l overlay.Link) *link {
 	return nil
 }
 
-// arriving returns the links that frames with these outer addresses come over, the youngest first. The list is not to be changed.
+// arriving returns the links that frames with these outer addresses come over, the youngest first. The list is not to be
+// changed.
 func (s *linkSet) arriving(o outer, udp uint16) []*link { return load(&s.byArrival)[arrival{o, udp}] }
 
 // connection returns the link of a connection; nil if there is none.

@@ -112,6 +112,9 @@ func (s *session) sweep(ctx context.Context, w *work) error {
 			w.removeFlow(f)
 			continue
 		}
+		if full && s.index.forwards(k) {
+			f = s.withActions(ctx, f)
+		}
 		s.sweepOne(w, k, f, no, full, now)
 		if len(w.ops) >= reviseBatch {
 			if err := w.run(ctx); err != nil {
@@ -153,9 +156,22 @@ func (s *session) sweepOne(w *work, k flowKey, f odp.Flow, no uint64, full bool,
 		return
 	}
 	s.credit(k, steps, packets, bytes)
-	if k.shape.matchesSource() && isStation(k.mac) && len(steps) > 0 && !s.learn(k, now) {
+	if k.shape.matchesSource() && isStation(k.mac) && len(steps) > 0 && !(s.isThere(k) && s.learn(k, now)) {
 		s.changed(overlay.Change{Station: k.mac})
 	}
+}
+
+// isThere reports whether the station of a flow that goes by the source is not known elsewhere by now: what the flow has seen
+// may be older than that.
+func (d *Datapath) isThere(k flowKey) bool {
+	t := &d.table
+	if k.shape == shapeSource {
+		port, known := t.stations.port(k.mac)
+		return (!known || port == k.port) && !t.remote(k.mac)
+	}
+	at, known := t.fwd.Station(k.mac)
+	src, named := t.fwd.Routes().Named(k.vni.src())
+	return !known || named && at == src
 }
 
 // sweepIndex removes flows that are idle, decides anew about those that were held, and puts back those that are missing.

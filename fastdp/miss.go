@@ -170,8 +170,8 @@ func (r *reader) send(up *odp.Upcall, f *frameKey, k flowKey, v verdict, now tim
 		}
 		steps = slices.Delete(slices.Clone(steps), i, i+1)
 	}
-	if len(steps) > 0 {
-		r.work.execute(up, actions(steps))
+	for part := range slices.Chunk(steps, maxSteps) {
+		r.work.execute(up, actions(part))
 	}
 }
 

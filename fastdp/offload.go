@@ -21,8 +21,8 @@ const (
 
 var errFoundOff = errors.New("turned off by others, or by a former run")
 
-// safeTunnels notes the tunnels, by UDP port, whose packets are finished before they are encapsulated. It is safe for concurrent
-// use; the zero value is empty.
+// safeTunnels notes the tunnels, by UDP port, whose packets are finished before they are encapsulated. It is safe for
+// concurrent use; the zero value is empty.
 type safeTunnels struct {
 	setting sync.Mutex // held while offloads are looked at or set; taken before mu
 	mu      sync.Mutex
@@ -59,7 +59,8 @@ func (s *safeTunnels) set(udp uint16, why safety) {
 	s.why[udp] = why
 }
 
-// setOffloads turns the offloads of a tunnel off for a reason, or on if there is none. They stay off until its device is removed.
+// setOffloads turns the offloads of a tunnel off for a reason, or on if there is none. They stay off until its device is
+// removed.
 func (d *Datapath) setOffloads(udp uint16, why safety) error {
 	d.safe.setting.Lock()
 	defer d.safe.setting.Unlock()
@@ -147,9 +148,9 @@ func (l *link) sendTest(a action) {
 
 var errNoWay = errors.New("no way to the peer yet")
 
-// judge draws the conclusion from a self-test. If most links say that they fail, it is our interfaces: the tunnel goes on without
-// offloads, and is tested once more. If that does not help, or other links are well, it is the way to this peer, or the peer itself:
-// offloads are as they were, and the link is on hold.
+// judge draws the conclusion from a self-test. If most links say that they fail, it is our interfaces: the tunnel goes on
+// without offloads, and is tested once more. If that does not help, or other links are well, it is the way to this peer, or
+// the peer itself: offloads are as they were, and the link is on hold.
 func (l *link) judge(failure error) {
 	d, now := l.d, l.d.safe.get(l.udp)
 	if failure == nil {
@@ -178,7 +179,8 @@ func (l *link) judge(failure error) {
 	s.blame(s.test.result)
 }
 
-// endTrial turns offloads on again if it was for this link's sake that they are off, and it ends before it is known whether it helps.
+// endTrial turns offloads on again if it was for this link's sake that they are off, and it ends before it is known whether
+// it helps.
 func (l *link) endTrial() {
 	if l.d.safe.get(l.udp).trial == l {
 		if err := l.d.setOffloads(l.udp, safety{}); err != nil {

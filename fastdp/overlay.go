@@ -61,6 +61,8 @@ func (o *tunnels) check(p overlay.Params, ends outer) error {
 		return errors.New("link without functions")
 	case !ends.src.IsValid() || !ends.dst.IsValid() || ends.src.Is4() != ends.dst.Is4() || ends.dst.IsUnspecified() || ends.src.IsUnspecified():
 		return fmt.Errorf("%w: %s and %s", ErrNoAddress, ends.src, ends.dst)
+	case ends.src.Zone() != "" || ends.dst.Zone() != "":
+		return fmt.Errorf("%w: %s and %s: the kernel's tunnels have no zones", ErrNoAddress, ends.src, ends.dst)
 	case p.Outbound && (p.RemoteAddr.Port() == 0 || p.RemoteAddr.Port() == 65535):
 		return fmt.Errorf("%w: port %d", ErrNoAddress, p.RemoteAddr.Port())
 	case p.Key != nil && o.d.cfg.Protector == nil:

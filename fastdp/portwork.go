@@ -11,9 +11,6 @@ import (
 	"github.com/overweave/overweave/mesh/overlay"
 )
 
-// anyChange says that any decision may be different.
-var anyChange = overlay.Change{}
-
 // AddPort attaches a device, such as the host's end of a container's veth pair, as a port for stations of this host. While the
 // datapath runs it returns when frames flow; before, the device is attached as soon as it runs. A device that is taken out by
 // others, or comes back under its name, is attached again, until RemovePort. Frames that the device gives and takes are no longer
@@ -114,11 +111,7 @@ func (d *Datapath) wantedTunnels() []uint16 {
 }
 
 // forgetFlows removes flows from the kernel. Errors are left to the next sweep.
-func (d *Datapath) forgetFlows(which func(flowKey) bool) {
-	k := d.kernel.Load()
-	if k == nil {
-		return
-	}
+func (d *Datapath) forgetFlows(k *kernel, which func(flowKey) bool) {
 	w := newWork(d, k.conn, k.dp)
 	for _, key := range d.index.keys(overlay.MAC{}, true) {
 		if which(key) {

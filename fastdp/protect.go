@@ -7,8 +7,9 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// ErrNewConnection is wrapped by errors of a [Protector] about a tunnel that cannot be protected again within its connection: the link
-// fails, and there is one again with the next connection. After other errors the link is on hold, and it is tried again.
+// ErrNewConnection is wrapped by errors of a [Protector] about a tunnel that cannot be protected again within its connection:
+// the link fails, and there is one again with the next connection. After other errors the link is on hold, and it is tried
+// again.
 var ErrNewConnection = errors.New("it takes a new connection")
 
 // Tunnel is what there is to know of the tunnel of one link, for whoever protects it. It is constant.

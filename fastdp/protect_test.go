@@ -143,3 +143,32 @@ func protected(t *testing.T, p *fakeProtector, offer string, test func(t *testin
 		})
 	})
 }
+
+// TestAckIsRepeated: a heartbeat that could not be acknowledged is acknowledged with the next one.
+func TestAckIsRepeated(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.routes = testRoutes()
+		r.fwd.SetRoutes(r.routes)
+		tries := 0
+		b, err := r.sw.Prepare(overlay.Params{
+			Self: self, Remote: nameB, Local: addrPort(selfAddr), RemoteAddr: addrPort(addrB), Outbound: true,
+			ConnUID: uint64(nameB), Features: map[string]string{overlay.FeatureKey: "fastdp sleeve"},
+		}, func(_ byte, payload []byte) error {
+			if payload[1] == tagHeartbeatAck && payload[0] == 0 {
+				if tries++; tries == 1 {
+					return errors.New("full")
+				}
+			}
+			return nil
+		}, func(overlay.Event) {})
+		require.NoError(t, err)
+		b.Confirm()
+		defer b.Close()
+		r.settle()
+		for _, want := range []int{1, 2, 2} {
+			r.arriveFrame(uint64(nameB), appendHeartbeat(nil, uint64(nameB), 1390))
+			r.settle()
+			require.Equal(t, want, tries)
+		}
+	})
+}

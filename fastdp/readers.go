@@ -2,11 +2,16 @@ package fastdp
 
 import (
 	"context"
+	"os"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/overweave/overweave/mesh/overlay"
 	"github.com/overweave/overweave/odp"
 )
 
@@ -31,8 +36,8 @@ type reader struct {
 	socket *odp.UpcallReader // replaced when it fails
 }
 
-// sockets are those that ports send to what they miss: ports of this host, and tunnels. So a container that has much missed does not
-// have heartbeats lost.
+// sockets are those that ports send to what they miss: ports of this host, and tunnels. So a container that has much missed
+// does not have heartbeats lost.
 type sockets struct{ local, tunnels []uint32 }
 
 // of returns the sockets for a port.
@@ -43,10 +48,12 @@ func (s *sockets) of(r role) []uint32 {
 	return s.local
 }
 
-// openReaders opens the first readers: half as many for tunnels as for other ports.
+// openReaders opens the first readers: half as many for tunnels as for other ports. Newer kernels refuse ports more sockets
+// than there are processors.
 func (s *session) openReaders(ctx context.Context) error {
-	for i := range s.cfg.Readers + (s.cfg.Readers+1)/2 {
-		r, err := s.openReader(ctx, i >= s.cfg.Readers)
+	local := min(s.cfg.Readers, possibleCPUs())
+	for i := range local + (local+1)/2 {
+		r, err := s.openReader(ctx, i >= local)
 		if err != nil {
 			return err
 		}
@@ -54,6 +61,16 @@ func (s *session) openReaders(ctx context.Context) error {
 	}
 	s.setSockets()
 	return nil
+}
+
+// possibleCPUs returns how many processors the kernel counts, also those that this program may not use.
+func possibleCPUs() int {
+	list, _ := os.ReadFile("/sys/devices/system/cpu/possible") // such as 0-7: the last number is the highest
+	text := strings.TrimSpace(string(list))
+	if n, err := strconv.Atoi(text[strings.LastIndexAny(text, "-,")+1:]); err == nil && n >= 0 {
+		return n + 1
+	}
+	return runtime.NumCPU()
 }
 
 // list returns the readers. The list is not to be changed.
@@ -103,7 +120,7 @@ func (s *session) setSockets() {
 	s.kernel.sockets.Store(&now)
 	s.table.pid.Store(now.local[0])
 	s.touch()
-	s.changed(anyChange)
+	s.changed(overlay.Change{})
 }
 
 func (r *reader) upcalls() *odp.UpcallReader {
@@ -117,8 +134,8 @@ func (r *reader) close() {
 	_ = r.conn.Close()
 }
 
-// supervise reads until ctx ends or the datapath is gone, on a new socket whenever the old one fails. It returns nil if another reader
-// has taken its place.
+// supervise reads until ctx ends or the datapath is gone, on a new socket whenever the old one fails. It returns nil if
+// another reader has taken its place.
 func (r *reader) supervise(ctx context.Context) error {
 	for {
 		err := r.run(ctx)

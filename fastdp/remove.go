@@ -28,9 +28,9 @@ func eachTunnel(ctx context.Context, conn *odp.Conn, dp odp.Index, f func(v odp.
 	return nil
 }
 
-// RemoveTunnels removes the tunnels of a datapath and then all its flows, so that nothing is sent to other peers any more. It is for
-// a datapath on which no [Datapath] runs, before what protected its tunnels is taken away: flows outlive the program, and the next
-// one adopts them, but what they sent encrypted must not go on in the clear.
+// RemoveTunnels removes the tunnels of a datapath and then all its flows, so that nothing is sent to other peers any more. It
+// is for a datapath on which no [Datapath] runs, before what protected its tunnels is taken away: flows outlive the program,
+// and the next one adopts them, but what they sent encrypted must not go on in the clear.
 func RemoveTunnels(ctx context.Context, conn *odp.Conn, dp odp.Index) error {
 	var tunnels []odp.Vport
 	if err := eachTunnel(ctx, conn, dp, func(v odp.Vport, _ uint16) { tunnels = append(tunnels, v) }); err != nil {
@@ -55,8 +55,8 @@ func removeTunnel(ctx context.Context, conn *odp.Conn, v odp.Vport) error {
 	return err
 }
 
-// endTunnels removes tunnels that no link has had for the hold: those of peers with another port, in this run or a former one. The
-// ports stay guarded.
+// endTunnels removes tunnels that no link has had for the hold: those of peers with another port, in this run or a former
+// one. The ports stay guarded.
 func (s *session) endTunnels(ctx context.Context, now time.Time) error {
 	wanted, unused, over := s.wantedTunnels(), map[uint16]time.Time{}, false
 	for udp := range s.table.ports.Load().tunnels {

@@ -214,13 +214,16 @@ func (r *rig) missAt(dp odp.Index, port uint32, dst, src overlay.MAC) (delivered
 	return r.k.Miss(dp, port, frameFor(dst, src), odptest.Key(odp.InPort(port), odp.Ethernet{Src: odp.MAC(src), Dst: odp.MAC(dst)}, odp.EtherType(0x88b5)))
 }
 
-// missFromB has a frame missed that came from B.
+// missFromB has a frame missed that came from B, after those before have been dealt with, and waits until it is too: tunnels have
+// readers of their own.
 func (r *rig) missFromB(v vni, dst, src overlay.MAC) {
 	r.t.Helper()
+	synctest.Wait()
 	port := r.number("vxlan-6784")
 	key := odptest.Key(odp.InPort(port), odp.Tunnel{ID: uint64(v), Src: fromB.src, Dst: fromB.dst, TTL: 64, SrcPort: 5, DstPort: 6784},
 		odp.Ethernet{Src: odp.MAC(src), Dst: odp.MAC(dst)}, odp.EtherType(0x88b5))
 	require.True(r.t, r.k.Miss(r.dp(), port, frameFor(dst, src), key))
+	synctest.Wait()
 }
 
 func frameFor(dst, src overlay.MAC) []byte {

@@ -13,8 +13,8 @@ const (
 	testTries = 8
 	// So many segments have to arrive spoiled: those of two frames.
 	testWrong = 4
-	// So many of the last full probes have to have been answered, of as many as there are frames in a round, for frames that do not
-	// arrive to mean anything: else it is the path that loses them.
+	// So many of the last full probes have to have been answered, of as many as there are frames in a round, for frames that do
+	// not arrive to mean anything: else it is the path that loses them.
 	testAnswered = testTries - 1
 
 	testParts = 2

@@ -73,11 +73,12 @@ func (s *session) openDatapath(ctx context.Context) error {
 		return err
 	}
 	k.dp = dp.Index
+	s.stats.lost.Store(dp.Stats.Lost) // before this run
 	return s.setFeatures(ctx)
 }
 
-// features are those of our datapaths: sockets for misses belong to ports. Newer kernels can give a socket to each processor instead,
-// but then heartbeats wait behind whatever containers have missed.
+// features are those of our datapaths: sockets for misses belong to ports. Newer kernels can give a socket to each processor
+// instead, but then heartbeats wait behind whatever containers have missed.
 const features = odp.Unaligned | odp.VportPIDs
 
 func (s *session) setFeatures(ctx context.Context) error {

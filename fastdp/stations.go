@@ -8,8 +8,8 @@ import (
 	"github.com/overweave/overweave/mesh/overlay"
 )
 
-// stationTable says behind which local port a station is. The latest word holds. It is safe for concurrent use, without a lock that
-// all need; the zero value is empty.
+// stationTable says behind which local port a station is. The latest word holds. It is safe for concurrent use, without a
+// lock that all need; the zero value is empty.
 type stationTable struct {
 	shards [indexShards]stationShard
 	of     [localOrigins]atomic.Int64 // how many each port has
@@ -81,7 +81,8 @@ func (t *stationTable) removeIf(drop func(overlay.MAC, portEntry) bool) (gone []
 	return gone
 }
 
-// makeRoom forgets the stations that were silent longest behind ports that have nearly as many as they may have, and returns them.
+// makeRoom forgets the stations that were silent longest behind ports that have nearly as many as they may have, and returns
+// them.
 func (t *stationTable) makeRoom() []overlay.MAC {
 	type silent struct {
 		mac overlay.MAC

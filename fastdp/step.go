@@ -36,6 +36,10 @@ const (
 	// the frame as well.
 	foreignMark = 1
 
+	// maxSteps bounds the steps of a flow, and of one request to handle a packet: what they stand for has to fit into an attribute of
+	// 64 KiB, with addresses of IPv6 too. Frames that go to more are sent on one by one.
+	maxSteps = 600
+
 	tunnelTTL = 64
 	maxVNI    = 1<<24 - 1
 )

@@ -110,13 +110,13 @@ func (d *Datapath) readPorts(ctx context.Context, k *kernel) error {
 		return nil
 	}
 	d.table.ports.Store(now)
-	d.forgetPorts(before.changed(now))
+	d.forgetPorts(k, before.changed(now))
 	return nil
 }
 
 // forgetPorts forgets what was known of ports that are gone, or are others by the same number now.
-func (d *Datapath) forgetPorts(numbers []uint32) {
+func (d *Datapath) forgetPorts(k *kernel, numbers []uint32) {
 	d.table.stations.removeIf(func(_ overlay.MAC, e portEntry) bool { return slices.Contains(numbers, e.port) })
-	d.forgetFlows(func(k flowKey) bool { return k.shape.matchesPort() && slices.Contains(numbers, k.port) })
-	d.changed(anyChange)
+	d.forgetFlows(k, func(k flowKey) bool { return k.shape.matchesPort() && slices.Contains(numbers, k.port) })
+	d.changed(overlay.Change{})
 }

@@ -185,3 +185,87 @@ func FuzzProbe(f *testing.F) {
 		require.Equal(t, p, again)
 	})
 }
+
+// matches are those of flows of ours, and of others.
+var matches = []string{
+	"recirc_id(0),in_port(1),eth(src=02:00:00:00:01:01)",
+	"recirc_id(0x1),eth(dst=02:00:00:00:02:01)",
+	"recirc_id(0x1),in_port(1),eth(dst=33:33:00:00:00:01),eth_type(0x86dd),ipv6(proto=58),icmpv6(type=143)",
+	"recirc_id(0),in_port(1),eth(src=02:00:00:00:01:01),eth_type(0x8100),vlan(vid=0/0,pcp=0/0),encap()",
+	"recirc_id(0),tunnel(tun_id=0x1002,src=10.0.0.2,dst=10.0.0.1,flags(+key)),in_port(2),eth(src=02:00:00:00:02:01)",
+	"recirc_id(0),tunnel(tun_id=0x1002,ipv6_src=fd00::2,ipv6_dst=fd00::1,flags(+key)),in_port(2)",
+	"in_port(3),eth_type(0x0800),ipv4(src=10.0.0.0/255.0.0.0)",
+}
+
+// FuzzParseKey: what is taken for a flow of ours is found again by what it matches and by its name.
+func FuzzParseKey(f *testing.F) {
+	for _, m := range matches {
+		f.Add(m, uint8(shapeSource), uint32(1), []byte{2, 0, 0, 0, 1, 1}, uint32(0x1002))
+		f.Add(m, uint8(shapeArrive), uint32(2), []byte{2, 0, 0, 0, 2, 1}, uint32(0x1002))
+		f.Add(m, uint8(shapeSpread), uint32(2), []byte{0x33, 0x33, 0, 0, 0, 1}, uint32(0x1002))
+	}
+	f.Fuzz(func(t *testing.T, text string, kind uint8, port uint32, mac []byte, id uint32) {
+		if m, err := odp.ParseMatch(text); err == nil {
+			_, ok := parseKey(m, "0123456789abcdef")
+			require.False(t, ok, "not a name of ours")
+		}
+		k := flowKey{shape: shape(kind%uint8(numShapes-1)) + 1, port: port, vni: vni(id & maxVNI), outer: fromB}
+		copy(k.mac[:], mac)
+		k = k.cleaned()
+		again, ok := parseKey(k.match(), k.ufid())
+		require.True(t, ok)
+		require.Equal(t, k, again)
+	})
+}
+
+// FuzzParseActions: what is taken for actions of ours is the same when it is made again.
+func FuzzParseActions(f *testing.F) {
+	for _, a := range []string{
+		"1,2,3", "recirc(0x1)", "userspace(pid=7,userdata(01))", "userspace(pid=7)", "drop",
+		"set(tunnel(tun_id=0x2001,src=10.0.0.1,dst=10.0.0.2,ttl=64,flags(df|key))),1", "set(tunnel(tun_id=0x2001,dst=10.0.0.2,ttl=64,flags(key)))",
+		"set(eth(dst=02:00:00:00:00:01)),1",
+	} {
+		f.Add(a)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := odp.ParseActions(text)
+		if err != nil {
+			return
+		}
+		steps, ok := parseActions(list)
+		if !ok {
+			return
+		}
+		again, ok := parseActions(actions(steps))
+		require.True(t, ok)
+		require.Equal(t, steps, again)
+	})
+}
+
+// TestRefusedLinks: what no tunnel can be made of is refused.
+func TestRefusedLinks(t *testing.T) {
+	d, err := New(Config{Self: self, Forwarder: overlay.NewForwarder(self)})
+	require.NoError(t, err)
+	good := overlay.Params{
+		Self: self, Remote: nameB, Local: addrPort(selfAddr), RemoteAddr: addrPort(addrB), Outbound: true,
+		SendControl: func(byte, []byte) error { return nil }, Report: func(overlay.Event) {}, Receive: func([]overlay.Frame) {},
+	}
+	l, err := d.Overlay2().Prepare(good)
+	require.NoError(t, err)
+	l.Close()
+	zoned := good
+	zoned.Local = addrPort(netip.MustParseAddr("fe80::1%eth0"))
+	zoned.RemoteAddr = addrPort(netip.MustParseAddr("fe80::2%eth0"))
+	_, err = d.Overlay2().Prepare(zoned)
+	require.ErrorIs(t, err, ErrNoAddress)
+	mixed := good
+	mixed.RemoteAddr = addrPort(netip.MustParseAddr("fd00::2"))
+	_, err = d.Overlay2().Prepare(mixed)
+	require.ErrorIs(t, err, ErrNoAddress)
+	last := good
+	last.RemoteAddr = netip.AddrPortFrom(addrB, 65535)
+	_, err = d.Overlay2().Prepare(last)
+	require.ErrorIs(t, err, ErrNoAddress)
+	_, err = d.Overlay().Prepare(zoned)
+	require.ErrorIs(t, err, ErrNoAddress)
+}

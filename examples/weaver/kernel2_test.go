@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -57,6 +60,117 @@ func TestKernelPasswordForgotten(t *testing.T) {
 		require.Empty(t, policies)
 		return err
 	}))
+}
+
+// TestKernelPortCut loses what goes to the UDP port of the tunnels: a stream goes on by sleeve, and returns when that is over.
+func TestKernelPortCut(t *testing.T) {
+	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.ESP) {
+		return
+	}
+	ctx, c := newCluster(t, "")
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Launch(ctx))
+	}
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Attach(ctx))
+	}
+	a, b := c.Hosts[0], c.Hosts[1]
+	bothUse := func(overlay string) {
+		t.Helper()
+		waitFor(t, func() bool {
+			return strings.HasPrefix(link(ctx, a, b), overlay) && strings.HasPrefix(link(ctx, b, a), overlay)
+		})
+	}
+	bothUse("fastdp2")
+	s := labtest.NewStream(t, a.Container, b.Container, b.Address.Addr())
+	block := func(request func(*netlink.XfrmPolicy) error) {
+		_, all, err := net.ParseCIDR("0.0.0.0/0")
+		require.NoError(t, err)
+		for _, dir := range []netlink.Dir{netlink.XFRM_DIR_OUT, netlink.XFRM_DIR_IN} {
+			policy := &netlink.XfrmPolicy{Src: all, Dst: all, Proto: unix.IPPROTO_UDP, DstPort: 6784, Dir: dir, Action: netlink.XFRM_POLICY_BLOCK}
+			require.NoError(t, a.Do(func() error { return request(policy) }))
+		}
+	}
+	for range 2 {
+		block(netlink.XfrmPolicyAdd)
+		bothUse("sleeve")
+		s.GoOn()
+		block(netlink.XfrmPolicyDel)
+		bothUse("fastdp2")
+		s.GoOn()
+	}
+	stall, unexplained := s.Longest()
+	t.Log("longest stall", stall, "of which not for lack of processors", unexplained)
+}
+
+// TestKernelEncryptedRelay has the middle one of three hosts relay in its kernel what the others encrypt for it.
+func TestKernelEncryptedRelay(t *testing.T) {
+	if !labtest.RequireKernel(t, lab.OpenVSwitch, lab.ESP) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cluster, err := demo.NewCluster(demo.ClusterConfig{Hosts: 3, Password: "tell nobody", Daemon: weaverPath(t)})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, cluster.Close()) }()
+	a, b, c := cluster.Hosts[0], cluster.Hosts[1], cluster.Hosts[2]
+	blackhole(t, a, c.Underlay)
+	blackhole(t, c, a.Underlay)
+	for _, h := range cluster.Hosts {
+		require.NoError(t, h.Launch(ctx))
+	}
+	for _, h := range cluster.Hosts {
+		require.NoError(t, h.Attach(ctx))
+	}
+	waitFor(t, func() bool {
+		return link(ctx, a, b) == "fastdp2, encrypted" && link(ctx, b, a) == "fastdp2, encrypted" &&
+			link(ctx, b, c) == "fastdp2, encrypted" && link(ctx, c, b) == "fastdp2, encrypted"
+	})
+	seen := captureTunnels(t, b)
+	require.NoError(t, a.Reach(ctx, c.Address.Addr()))
+	before := misses(ctx, t, b)
+	_, err = a.Ping(ctx, c.Address.Addr(), 100)
+	require.NoError(t, err)
+	r, err := b.Client.Report(ctx)
+	require.NoError(t, err)
+	require.Equal(t, 2, r.Datapath.Flows["relay"], "one for each direction: %+v", r.Datapath)
+	require.Less(t, misses(ctx, t, b), before+50, "it goes by flows")
+	waitFor(t, func() bool { return seen.esp.Load() >= 400 }) // each of 100 requests and answers comes and goes
+	require.Zero(t, seen.clear.Load(), "packets in the clear")
+}
+
+// blackhole has a host reach another no more.
+func blackhole(t *testing.T, h *demo.Host, other netip.Addr) {
+	t.Helper()
+	require.NoError(t, h.Do(func() error {
+		to := &net.IPNet{IP: other.AsSlice(), Mask: net.CIDRMask(other.BitLen(), other.BitLen())}
+		return netlink.RouteAdd(&netlink.Route{Dst: to, Type: unix.RTN_BLACKHOLE})
+	}))
+}
+
+// link says which overlay carries frames of a host to another, and whether it is encrypted; "" if none does.
+func link(ctx context.Context, h, to *demo.Host) string {
+	r, err := h.Client.Report(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, c := range r.Router.Connections {
+		if c.Name == to.Peer && c.State == "established" {
+			if c.Encrypted {
+				return c.Link.Overlay + ", encrypted"
+			}
+			return c.Link.Overlay
+		}
+	}
+	return ""
+}
+
+// misses returns how many frames no flow matched on a host.
+func misses(ctx context.Context, t *testing.T, h *demo.Host) uint64 {
+	t.Helper()
+	r, err := h.Client.Report(ctx)
+	require.NoError(t, err)
+	return r.Datapath.Counts["misses"]
 }
 
 // sendDatagrams sends some datagrams to a host; nobody listens for them.

@@ -34,25 +34,27 @@
 // nothing is left for good, and a restart does not stop traffic. This includes policies for tunnels in the clear: for the
 // first hold after a restart whatever was allowed before is allowed still.
 //
-// The same key is never given to an outbound association twice, since that would repeat nonces of GCM: one that was deleted by
-// others is not put back. The other end is asked for a new key if it is a new peer. With 2.8 the tunnel fails for the rest of its
-// connection, since 2.8 announces its key but once. Other failures, such as a request that the kernel refuses, end a Protection;
-// package fastdp holds the link meanwhile, and makes another one after a while.
+// The same key is never given to an outbound association twice, since that would repeat nonces of GCM: one that was deleted
+// by others is not put back. The other end is asked for a new key if it is a new peer. With 2.8 the tunnel fails for the rest
+// of its connection, since 2.8 announces its key but once. Other failures, such as a request that the kernel refuses, end a
+// Protection; package fastdp holds the link meanwhile, and makes another one after a while.
 //
 // # The end
 //
-// A daemon that ends leaves everything as it is. One that is told to clean up ends its engines, removes the tunnel device, and
-// calls [Protector.Release]; a command that cleans up after a daemon calls [Reset] instead. So does a daemon that is started
-// without encryption, before it makes the tunnel device: an earlier run with encryption may have left the port blocked. If that run
-// left its tunnels and flows too, which send in the clear without the block, [fastdp.RemoveTunnels] comes before.
+// A daemon that ends leaves everything as it is. One that is told to clean up ends its engines, removes the tunnel device,
+// and calls [Protector.Release]; a command that cleans up after a daemon calls [Reset] instead. So does a daemon that is
+// started without encryption, before it makes the tunnel device: an earlier run with encryption may have left the port
+// blocked. If that run left its tunnels and flows too, which send in the clear without the block, [fastdp.RemoveTunnels]
+// comes before.
 //
 // # New keys
 //
-// Each direction has its key, which the receiver announces. It does so again after [Config.RekeyAfter] or [Config.RekeyPackets]:
-// the new association is there before the message leaves, and the old one is deleted when the new one has carried packets,
-// after a grace. Towards Weave Net 2.8, which accepts this but never deletes its own half (section 4.8), at most once an
-// hour; the direction to 2.8 changes with the connection only. Between new peers, where [fastdp.Tunnel] says Rekeys, the first
-// of the 28 unused bytes of the message is a set of flags; bit 0 asks the other end for a new key at once. The others are 0.
+// Each direction has its key, which the receiver announces. It does so again after [Config.RekeyAfter] or
+// [Config.RekeyPackets]: the new association is there before the message leaves, and the old one is deleted when the new one
+// has carried packets, after a grace. Towards Weave Net 2.8, which accepts this but never deletes its own half (section 4.8),
+// at most once an hour; the direction to 2.8 changes with the connection only. Between new peers, where [fastdp.Tunnel] says
+// Rekeys, the first of the 28 unused bytes of the message is a set of flags; bit 0 asks the other end for a new key at once.
+// The others are 0.
 //
 // # Weak points of 2.8
 //
@@ -66,9 +68,9 @@
 //
 // # Kernels
 //
-// VXLAN has to pass ports to the look-up of routes, for policies to see them, which old kernels do not; [Probe] finds out. There is
-// no second way, by packet filter, for those: tunnels stay without encryption in the kernel there, so that they fail and
-// links use sleeve.
+// VXLAN has to pass ports to the look-up of routes, for policies to see them, which old kernels do not; [Probe] finds out.
+// There is no second way, by packet filter, for those: tunnels stay without encryption in the kernel there, so that they fail
+// and links use sleeve.
 //
 // The package builds everywhere. Without Linux, or without privileges, [Config.Kernel] can be that of package ipsectest.
 package ipsec

@@ -64,6 +64,7 @@ type connection struct {
 	told   [2][]error // reports
 	sent   [2][][]byte
 	closed bool
+	again  bool // protections take the place of others
 	wg     sync.WaitGroup
 }
 
@@ -95,7 +96,7 @@ func connect(t *testing.T, a, b *host, l link) *connection {
 }
 
 func (c *connection) protect(h, remote *host, i int, key [32]byte, rekeys bool) fastdp.Protection {
-	tunnel := fastdp.Tunnel{Self: h.name, Remote: remote.name, Local: h.addr, RemoteAddr: remote.addr, Port: tunnelPort, Key: &key, Rekeys: rekeys}
+	tunnel := fastdp.Tunnel{Self: h.name, Remote: remote.name, Local: h.addr, RemoteAddr: remote.addr, Port: tunnelPort, Key: &key, Rekeys: rekeys, Again: c.again}
 	send := func(payload []byte) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -38,10 +38,11 @@ func (g *Protector) Release(port uint16) error {
 	return nil
 }
 
-// Reset removes from a kernel what protectors have put there for a tunnel port, or for all if port is 0, the blocks last: what is
-// sent to the port afterwards is in the clear. It is for hosts on which none runs: to clean up for good, once the tunnel device
-// is gone, and before tunnels are used without a protector, which the blocks would stop. Flows of a former run that lead to a tunnel
-// go on in the clear then: [fastdp.RemoveTunnels] goes first. What cannot be removed is left, and the errors are joined.
+// Reset removes from a kernel what protectors have put there for a tunnel port, or for all if port is 0, the blocks last:
+// what is sent to the port afterwards is in the clear. It is for hosts on which none runs: to clean up for good, once the
+// tunnel device is gone, and before tunnels are used without a protector, which the blocks would stop. Flows of a former run
+// that lead to a tunnel go on in the clear then: [fastdp.RemoveTunnels] goes first. What cannot be removed is left, and the
+// errors are joined.
 func Reset(kernel Kernel, port uint16) error {
 	policies, associations, err := kernel.List()
 	if err != nil {

@@ -296,3 +296,41 @@ func TestPoliciesChangedByOthers(t *testing.T) {
 		var _ fastdp.Protector = a.p
 	})
 }
+
+// TestProtectAgain has a tunnel protected again after its protection failed: between new peers it works, and with 2.8 it is said that
+// it takes a new connection.
+func TestProtectAgain(t *testing.T) {
+	for _, rekeys := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := twoHosts(t, ipsec.Config{})
+			neverExposed(t, a, b)
+			c := connect(t, a, b, link{key: 1, rekeys: rekeys})
+			c.requireReady()
+			c.sever() // payloads are taken across by hand
+			after(2 * time.Second)
+			c.ends[0].Control([]byte("nonsense"))
+			synctest.Wait()
+			reports := c.reports(0)
+			require.Len(t, reports, 2)
+			require.Error(t, reports[1])
+			require.Equal(t, !rekeys, errors.Is(reports[1], fastdp.ErrNewConnection), reports[1])
+			c.ends[0].Close()
+			if !rekeys {
+				return
+			}
+			c.again = true
+			c.ends[0] = c.protect(a, b, 0, [32]byte{1}, rekeys)
+			before := c.announcements(1)
+			c.ends[1].Control(c.payload(0))
+			synctest.Wait()
+			require.Equal(t, before+1, c.announcements(1), "the other end was asked for its key")
+			c.ends[0].Control(c.payload(1))
+			synctest.Wait()
+			for _, end := range c.ends {
+				require.True(t, end.Status().Encrypted, end.Status().Reason)
+			}
+			require.NoError(t, c.reports(0)[2])
+			requireBoth(t, a, b, ipsectest.Encrypted)
+		})
+	}
+}
