@@ -28,6 +28,7 @@ func TestBadArguments(t *testing.T) {
 	}{
 		"range":               {[]string{"launch", "--ipalloc-range", "10.32.0.0/33"}, "--ipalloc-range"},
 		"range with host":     {[]string{"launch", "--ipalloc-range", "10.32.0.1/12"}, "did you mean 10.32.0.0/12"},
+		"port":                {[]string{"launch", "--port", "65535"}, "no next one"},
 		"peer":                {[]string{"launch", "host:port:more"}, `peer "host:port:more"`},
 		"peer without a host": {[]string{"launch", ":6783"}, `peer ":6783"`},
 		"name":                {[]string{"launch", "--name", "me"}, "--name"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -146,6 +147,8 @@ func (c Config) validate() error {
 	switch {
 	case c.MTU < minMTU || c.MTU > maxMTU:
 		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
+	case c.Port == math.MaxUint16:
+		return fmt.Errorf("port %d has no next one, which is that of tunnels", c.Port)
 	case !slices.Contains([]Mode{"", ModeBridge, ModeBridged, ModeDirect}, c.Mode):
 		return fmt.Errorf("mode %q: want %s, %s or %s", c.Mode, ModeBridge, ModeBridged, ModeDirect)
 	case c.Grace < 0:

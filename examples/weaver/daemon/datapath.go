@@ -42,8 +42,8 @@ func (d *daemon) buildDatapath(f *overlay.Forwarder) (err error) {
 	return nil
 }
 
-// buildProtector makes what encrypts tunnels. Where the kernel has no ESP, encrypted links are left to user space. Without a password
-// nothing must be left of a run that had one.
+// buildProtector makes what encrypts tunnels. Where the kernel has no ESP, encrypted links are left to user space. Without a
+// password nothing must be left of a run that had one.
 func (d *daemon) buildProtector() error {
 	if len(d.cfg.Password) == 0 {
 		return endEncryption(d.bridge.datapath, d.cfg.tunnelPort())
@@ -67,8 +67,9 @@ func (d *daemon) buildProtector() error {
 // tunnelPort is the UDP port of tunnels.
 func (c Config) tunnelPort() uint16 { return c.Port + 1 }
 
-// endEncryption removes what a run with a password has left, which would let nothing through in the clear. What that run sent by its
-// tunnels must not go on in the clear either: if there is anything to remove, the tunnels go first, and the flows that lead to them.
+// endEncryption removes what a run with a password has left, which would let nothing through in the clear. What that run sent
+// by its tunnels must not go on in the clear either: if there is anything to remove, the tunnels go first, and the flows that
+// lead to them.
 func endEncryption(datapath string, tunnelPort uint16) error {
 	left, err := encryptedPorts()
 	if err != nil || len(left) == 0 {
@@ -84,16 +85,14 @@ func endEncryption(datapath string, tunnelPort uint16) error {
 			if err != nil {
 				return err
 			}
-			if dp.Name == datapath {
-				ports = append(ports, udp...)
-			} else if !slices.Contains(udp, tunnelPort) { // of another daemon
-				continue
+			if dp.Name != datapath && !slices.Contains(udp, tunnelPort) {
+				continue // of another daemon
 			}
-			if !slices.ContainsFunc(udp, func(port uint16) bool { return slices.Contains(left, port) }) {
-				continue
-			}
-			if err := fastdp.RemoveTunnels(ctx, conn, dp.Index); err != nil {
-				return err
+			ports = append(ports, udp...)
+			if slices.ContainsFunc(udp, func(port uint16) bool { return slices.Contains(left, port) }) {
+				if err := fastdp.RemoveTunnels(ctx, conn, dp.Index); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
