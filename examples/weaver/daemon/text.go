@@ -210,6 +210,7 @@ func connectionsText(r api.Report) string {
 			attributes = "encrypted=true" + attributes // as callers know it
 		}
 		fmt.Fprintln(&b, line, attributes)
+		b.WriteString(betterLinks(c))
 	}
 	for _, t := range r.Router.Targets {
 		state, ok := targetState(t)
@@ -217,6 +218,22 @@ func connectionsText(r api.Report) string {
 			continue
 		}
 		fmt.Fprintln(&b, connectionLine(true, t.Address, state, targetInfo(t, state)))
+	}
+	return b.String()
+}
+
+// betterLinks has a line for each overlay that would be preferred to the one in use: why it is not used, and when it is tried next.
+func betterLinks(c mesh.ConnStatus) string {
+	var b strings.Builder
+	for _, l := range c.Links {
+		if l.Overlay == c.Link.Overlay {
+			break
+		}
+		fmt.Fprintf(&b, "   %s: %s", l.Overlay, cmp.Or(l.Reason, "not established yet"))
+		if !l.Next.IsZero() {
+			fmt.Fprintf(&b, ", next try: %s", l.Next.Format(time.RFC3339))
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
