@@ -32,7 +32,7 @@ const childVariable = "OVERWEAVE_LAB_TEST_CHILD"
 var children = map[string]func(args []string) int{
 	"devices": childDevices,
 	"fail":    func([]string) int { fmt.Fprintln(os.Stderr, "failing"); return 3 },
-	"wait":    func([]string) int { fmt.Println("waiting"); _, _ = io.Copy(io.Discard, os.Stdin); select {} },
+	"wait":    func([]string) int { fmt.Println("waiting"); return waitForever() },
 	"hold":    childHold,
 	"reexec":  childReexec,
 	"locked":  childLocked,
@@ -126,7 +126,14 @@ func childHold(args []string) int {
 	cmd.Stdin, _ = io.Pipe()
 	must(cmd.Start())
 	fmt.Println(cmd.Process.Pid)
-	select {}
+	return waitForever()
+}
+
+// waitForever waits in the kernel: where nothing but goroutines waits the runtime ends the process.
+func waitForever() int {
+	for {
+		_ = unix.Pause()
+	}
 }
 
 // The veth end in the observer vanishes when the namespace of the other end ceases to be.

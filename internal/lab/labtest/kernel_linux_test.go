@@ -79,7 +79,9 @@ const markVariable = "OVERWEAVE_LAB_MARK"
 func endGuest(t *testing.T) {
 	require.True(t, lab.InGuest())
 	require.NoError(t, unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF))
-	select {}
+	for {
+		_ = unix.Pause()
+	}
 }
 
 // runTrial runs the trial in a process of its own and returns what it printed, and its exit code.
