@@ -117,10 +117,12 @@ func TestDenialEndsWithNews(t *testing.T) {
 	tells(0)
 	require.Empty(t, c.donors(want, testTime))
 	tells(10)
-	require.Equal(t, []peer.Name{p(2)}, c.donors(want, testTime))
-	c.denied(p(2), want, testTime)
-	require.Empty(t, c.donors(want, testTime))
-	require.NotEmpty(t, c.donors(want, testTime.Add(deniedFor)))
+	require.Empty(t, c.donors(want, testTime), "or all who wait would ask each other as fast as the network allows")
+	later := testTime.Add(deniedLeast)
+	require.Equal(t, []peer.Name{p(2)}, c.donors(want, later))
+	c.denied(p(2), want, later)
+	require.Empty(t, c.donors(want, later.Add(deniedLeast)), "no more than before")
+	require.NotEmpty(t, c.donors(want, later.Add(deniedFor)))
 }
 
 // TestContactIsAsOldAsItIsTold: an encoded state is kept, but not so long that it makes an old contact younger.

@@ -104,7 +104,7 @@ func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 	}
 	var list []candidate
 	donors := c.ring.Donors(c.me, want)
-	c.waiting.hear(want, donors)
+	c.waiting.hear(want, donors, now)
 	for _, d := range donors {
 		weight := float64(d.Free) * c.rand.Float64()
 		if c.waiting.refused(denial{d.Peer, want}, now) || !c.members.reachable(d.Peer) {

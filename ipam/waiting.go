@@ -11,8 +11,12 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// deniedFor is how long a peer that has nothing to give for a range is not asked again.
-const deniedFor = 30 * time.Second
+// deniedFor is how long a peer that has nothing to give for a range is not asked again, deniedLeast how long it is not even if it
+// tells of more free addresses: that is the pace at which Weave Net asks.
+const (
+	deniedFor   = 30 * time.Second
+	deniedLeast = 5 * time.Second
+)
 
 // waiting are the calls that cannot be answered yet, each kind in order of arrival. They are tried again when the ring
 // changes, and every tick.
@@ -86,7 +90,7 @@ func (q *waiting) deny(d denial, now time.Time) {
 }
 
 // hear compares denials of want with what peers tell of free addresses there: those end of who tells of more than before.
-func (q *waiting) hear(want addr.Range, donors []ring.Donor) {
+func (q *waiting) hear(want addr.Range, donors []ring.Donor, now time.Time) {
 	told := make(map[peer.Name]uint64, len(donors))
 	for _, d := range donors {
 		told[d.Peer] = d.Free
@@ -94,10 +98,10 @@ func (q *waiting) hear(want addr.Range, donors []ring.Donor) {
 	for d, r := range q.denied {
 		switch free := told[d.to]; {
 		case d.want != want:
-		case free > r.free:
+		case free > r.free && now.Sub(r.until) >= deniedLeast-deniedFor:
 			delete(q.denied, d)
 		default:
-			r.free = free
+			r.free = min(free, r.free)
 			q.denied[d] = r
 		}
 	}
