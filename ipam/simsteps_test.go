@@ -197,9 +197,9 @@ func (s *sim) age() {
 	}
 }
 
-// revive starts a peer that is down, unless it is to stay so.
+// revive starts a peer that is down, unless it is to stay so. While others waited it may have come back by itself.
 func (s *sim) revive(i int) {
-	if s.buried[i] || s.wiped[i] && s.birth == grown && (s.split || s.alone()) { // it would make a ring of its own
+	if s.nodes[name(i)] != nil || s.buried[i] || s.wiped[i] && s.birth == grown && (s.split || s.alone()) { // it would make a ring of its own
 		return
 	}
 	if s.wiped[i] {
