@@ -64,13 +64,7 @@ func FuzzMachine(f *testing.F) {
 		now := time.Unix(1, 0)
 		m.confirm(now)
 		zeros, heartbeat := make([]byte, 1<<16), appendHeartbeat(nil, 7)
-		next := func() (v int) {
-			if len(b) > 1 {
-				v = int(binary.BigEndian.Uint16(b))
-			}
-			b = b[min(2, len(b)):]
-			return v
-		}
+		next := func() int { return takeNumber(&b) }
 		for len(b) > 0 {
 			op := b[0]
 			b = b[1:]
@@ -122,4 +116,13 @@ func requireSound(t *testing.T, m *machine, now time.Time) {
 			t.Fatal("it is late for ever")
 		}
 	}
+}
+
+// takeNumber takes two bytes of what a fuzzer gives, or all that is left, and returns them as a number; zero if there are not two.
+func takeNumber(b *[]byte) (v int) {
+	if len(*b) > 1 {
+		v = int(binary.BigEndian.Uint16(*b))
+	}
+	*b = (*b)[min(2, len(*b)):]
+	return v
 }

@@ -24,13 +24,7 @@ func FuzzMachine2(f *testing.F) {
 		l := life2{machine2: newMachine2(overlay.Params{Outbound: outbound, RemoteAddr: remoteA}, frame2Overhead+16+overlay.HeaderLen)}
 		m, now := &l.machine2, time.Unix(1, 0)
 		m.confirm(now)
-		next := func() (v int) {
-			if len(b) > 1 {
-				v = int(binary.BigEndian.Uint16(b))
-			}
-			b = b[min(2, len(b)):]
-			return v
-		}
+		next := func() int { return takeNumber(&b) }
 		for len(b) > 0 {
 			op := b[0]
 			b = b[1:]
