@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -14,15 +13,11 @@ import (
 	"github.com/overweave/overweave/internal/lab/labtest"
 )
 
-// clusterOf makes hosts whose daemons run, and whose containers are attached.
-func clusterOf(t *testing.T, hosts int, flags ...string) (context.Context, *demo.Cluster) {
+// runningCluster makes two hosts whose daemons run, and whose containers are attached.
+func runningCluster(t *testing.T) (context.Context, *demo.Cluster) {
 	t.Helper()
 	labtest.Require(t)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	t.Cleanup(cancel)
-	c, err := demo.NewCluster(demo.ClusterConfig{Hosts: hosts, Daemon: weaverPath(t), Flags: flags})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	ctx, c := newCluster(t, "")
 	for _, h := range c.Hosts {
 		require.NoError(t, h.Launch(ctx))
 	}
@@ -53,7 +48,7 @@ func owned(t *testing.T, h *demo.Host, of *demo.Host) (n uint64) {
 
 // TestRemovePeer takes over what a host had that is gone for good, and not that of one that is alive.
 func TestRemovePeer(t *testing.T) {
-	_, c := clusterOf(t, 2)
+	_, c := runningCluster(t)
 	a, b := c.Hosts[0], c.Hosts[1]
 	_, stderr, code := weaver(t, a, "rmpeer", "host3")
 	require.NotZero(t, code)
@@ -74,7 +69,7 @@ func TestRemovePeer(t *testing.T) {
 
 // TestLeave has a host hand its addresses over; it is not done while a container has one.
 func TestLeave(t *testing.T) {
-	ctx, c := clusterOf(t, 2)
+	ctx, c := runningCluster(t)
 	a, b := c.Hosts[0], c.Hosts[1]
 	_, stderr, code := weaver(t, b, "leave")
 	require.NotZero(t, code)
@@ -91,7 +86,7 @@ func TestLeave(t *testing.T) {
 
 // TestLostAllocations loses the allocator's file of a host, whose container goes on: it keeps its address, and nobody else has it.
 func TestLostAllocations(t *testing.T) {
-	ctx, c := clusterOf(t, 2)
+	ctx, c := runningCluster(t)
 	b := c.Hosts[1]
 	before := b.Address
 	require.NoError(t, b.Kill())
