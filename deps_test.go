@@ -52,12 +52,13 @@ dns/dnsserver            | -                                              | gith
 sleeve                   | mesh/overlay mesh/peer crypto                  | golang.org/x/net golang.org/x/sys   | a carrier: the mesh finds it by the contract
 sleeve/sleevetest        | sleeve                                         | -                                   | a network in memory for sleeve
 sleeve/port              | mesh/overlay                                   | github.com/vishvananda/netlink golang.org/x/sys | devices of the host, for any carrier
-fastdp                   | mesh/overlay mesh/peer odp                     | github.com/vishvananda/netlink golang.org/x/sys | a carrier: the mesh finds it by the contract
+fastdp                   | mesh/overlay mesh/peer odp internal/ethtool    | github.com/vishvananda/netlink golang.org/x/sys | a carrier: the mesh finds it by the contract
 fastdp/ipsec             | fastdp mesh/overlay mesh/peer crypto           | github.com/vishvananda/netlink github.com/google/nftables golang.org/x/sys | ESP behind a seam of fastdp, which does not need it
 fastdp/ipsec/ipsectest   | fastdp/ipsec                                   | -                                   | the databases of the kernel in memory
 fastdp/fastdptest        | fastdp fastdp/ipsec mesh/overlay mesh/peer odp | -                                   | fakes of fastdp's seams
 
-internal/device          | -                                              | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables golang.org/x/sys | wiring of the host
+internal/ethtool         | -                                              | golang.org/x/sys                    | one request to the kernel that two packages need
+internal/device          | internal/ethtool                               | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables golang.org/x/sys | wiring of the host
 internal/lab             | internal/device                                | github.com/vishvananda/netlink github.com/vishvananda/netns golang.org/x/sys | hosts made of namespaces
 internal/lab/...         | internal/lab internal/device                   | golang.org/x/sys                    | parts of the lab
 internal/bench           | all                                            | all                                 | a command that measures everything

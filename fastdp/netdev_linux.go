@@ -4,9 +4,10 @@ import (
 	"encoding/binary"
 	"os"
 	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overweave/overweave/internal/ethtool"
 )
 
 // kernelDevices are those of a network namespace: a descriptor, or 0 for that of the caller.
@@ -53,34 +54,21 @@ func (d kernelDevices) send(device string, frame []byte, segment int) error {
 }
 
 func (d kernelDevices) offloads(device string) (on bool, err error) {
-	value, err := d.ethtool(device, unix.ETHTOOL_GTXCSUM, 0)
-	return value != 0, err
+	fd, err := d.socket(unix.AF_INET, unix.SOCK_DGRAM)
+	if err != nil {
+		return false, err
+	}
+	defer unix.Close(fd)
+	return ethtool.Checksums(fd, device)
 }
 
 func (d kernelDevices) setOffloads(device string, on bool) error {
-	_, err := d.ethtool(device, unix.ETHTOOL_STXCSUM, uint32(bit(on)))
-	return err
-}
-
-// ethtool gives a command to a device, with a value, and returns the value that comes back.
-func (d kernelDevices) ethtool(device string, command, data uint32) (uint32, error) {
 	fd, err := d.socket(unix.AF_INET, unix.SOCK_DGRAM)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer unix.Close(fd)
-	value := struct{ command, data uint32 }{command, data}
-	request := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte // the kernel's struct ifreq is longer than what this request uses
-	}{data: unsafe.Pointer(&value)}
-	copy(request.name[:unix.IFNAMSIZ-1], device)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
-	if errno != 0 {
-		return 0, os.NewSyscallError("ioctl", errno)
-	}
-	return value.data, nil
+	return ethtool.SetChecksums(fd, device, on)
 }
 
 // socket opens a socket in the namespace.

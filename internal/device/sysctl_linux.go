@@ -3,9 +3,10 @@ package device
 import (
 	"os"
 	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overweave/overweave/internal/ethtool"
 )
 
 // The settings here make a network better and are not what it stands on. Some kernels lack some of the files, and
@@ -39,16 +40,5 @@ func noChecksumOffload(device string) error {
 		return failed(err, "setting offloads of %s", device)
 	}
 	defer unix.Close(fd)
-	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_STXCSUM}
-	request := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte // the kernel's struct ifreq is longer than what this request uses
-	}{data: unsafe.Pointer(&value)}
-	copy(request.name[:unix.IFNAMSIZ-1], device)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&request)))
-	if errno != 0 {
-		return failed(errno, "turning checksum offload of %s off", device)
-	}
-	return nil
+	return failed(ethtool.SetChecksums(fd, device, false), "turning checksum offload of %s off", device)
 }
