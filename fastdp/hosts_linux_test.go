@@ -9,7 +9,6 @@ import (
 
 	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/internal/lab/labtest"
-	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 )
 
 // TestIntegrationTwoHosts also shows that the first frames come through: the one to a station that nobody knows yet, and the
@@ -96,12 +95,7 @@ func TestIntegrationFallback(t *testing.T) {
 		return
 	}
 	s := newSites(t, 2)
-	memory := overlaytest.NewNetwork()
-	a, b := s.all[0], s.all[1]
-	s.startBoth(a, memory)
-	s.startBoth(b, memory)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name2)
+	a, b, c := s.connectBeside(fastdp.Name2)
 	atA, atB := s.station(a, 1), s.station(b, 1)
 	st := labtest.NewStream(t, atA, atB, stationAddr(b, 1))
 	require.NoError(t, a.wire.Cut())
@@ -128,12 +122,7 @@ func TestIntegrationPathMTU(t *testing.T) {
 		return
 	}
 	s := newSites(t, 2)
-	memory := overlaytest.NewNetwork()
-	a, b := s.all[0], s.all[1]
-	s.startBoth(a, memory)
-	s.startBoth(b, memory)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name2)
+	a, _, c := s.connectBeside(fastdp.Name2)
 	require.NoError(t, a.wire.SetMTU(1300))
 	c.awaitUse(t, "sleeve")
 	require.Eventually(t, func() bool {

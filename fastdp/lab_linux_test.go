@@ -123,16 +123,19 @@ func (s *sites) start(at *site) {
 	s.running(at)
 }
 
-// startBoth starts the datapath of a host, with fastdp2, and beside it an overlay in memory that stands for sleeve.
-func (s *sites) startBoth(at *site, memory *overlaytest.Network) { s.startBeside(at, memory, true) }
-
-// startOld is startBoth without fastdp2.
-func (s *sites) startOld(at *site, memory *overlaytest.Network) { s.startBeside(at, memory, false) }
-
-func (s *sites) startBeside(at *site, memory *overlaytest.Network, second bool) {
-	name := peer.Name(0x0a0000000000 + uint64(at.i))
-	at.node = s.w.join(s.t, s.spec(at, openTap(s.t, at), []overlay.Overlay{memory.Overlay(name, "sleeve")}, second))
-	s.running(at)
+// connectBeside starts datapaths on two hosts, with an overlay in memory, "sleeve", beside theirs, and connects them. It
+// returns when they use the best overlay: [fastdp.Name2], or [fastdp.Name] if they offer no other.
+func (s *sites) connectBeside(best string) (a, b *site, c *connection) {
+	a, b = s.all[0], s.all[1]
+	memory := overlaytest.NewNetwork()
+	for _, at := range []*site{a, b} {
+		name := peer.Name(0x0a0000000000 + uint64(at.i))
+		at.node = s.w.join(s.t, s.spec(at, openTap(s.t, at), []overlay.Overlay{memory.Overlay(name, "sleeve")}, best == fastdp.Name2))
+		s.running(at)
+	}
+	c = s.w.connect(s.t, a.node, b.node, nil)
+	c.awaitUse(s.t, best)
+	return a, b, c
 }
 
 func (s *sites) running(at *site) {

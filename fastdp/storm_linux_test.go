@@ -14,7 +14,6 @@ import (
 	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
-	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 )
 
 // TestIntegrationStorm has a container send more frames with invented addresses than can be handled. The link's probes do not suffer,
@@ -24,12 +23,7 @@ func TestIntegrationStorm(t *testing.T) {
 		return
 	}
 	s := newSites(t, 2)
-	memory := overlaytest.NewNetwork()
-	a, b := s.all[0], s.all[1]
-	s.startBoth(a, memory)
-	s.startBoth(b, memory)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name2)
+	a, b, c := s.connectBeside(fastdp.Name2)
 	bad, far := s.station(a, 1), s.station(b, 1)
 	good := s.station(a, 2)
 	s.acquaint(good, a, 2, far, b, 1)

@@ -18,7 +18,6 @@ import (
 	"github.com/overweave/overweave/fastdp"
 	"github.com/overweave/overweave/internal/lab"
 	"github.com/overweave/overweave/internal/lab/labtest"
-	"github.com/overweave/overweave/mesh/overlay/overlaytest"
 )
 
 // TestIntegrationIPv6 has a tunnel over IPv6, with the overlay that can do that.
@@ -27,12 +26,7 @@ func TestIntegrationIPv6(t *testing.T) {
 		return
 	}
 	s := newSitesAt(t, 2, func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("fd00:7::%d", i)) })
-	memory := overlaytest.NewNetwork()
-	a, b := s.all[0], s.all[1]
-	s.startBoth(a, memory)
-	s.startBoth(b, memory)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name2)
+	a, b, c := s.connectBeside(fastdp.Name2)
 	for _, st := range c.ends[0].Statuses() {
 		if st.Overlay == fastdp.Name {
 			require.Contains(t, st.Reason, "no usable addresses")
@@ -197,12 +191,7 @@ func TestIntegrationPortCut(t *testing.T) {
 		return
 	}
 	s := newSites(t, 2)
-	memory := overlaytest.NewNetwork()
-	a, b := s.all[0], s.all[1]
-	s.startOld(a, memory)
-	s.startOld(b, memory)
-	c := s.w.connect(t, a.node, b.node, nil)
-	c.awaitUse(t, fastdp.Name)
+	a, b, c := s.connectBeside(fastdp.Name)
 	atA, atB := s.station(a, 1), s.station(b, 1)
 	st := labtest.NewStream(t, atA, atB, stationAddr(b, 1))
 	cut := cutPort(t, a, fastdp.DefaultPort)
