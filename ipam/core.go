@@ -313,7 +313,7 @@ func (c *core) saved() savedState {
 		lapsed: c.standing.has(lapsed) && !c.standing.has(fenced),
 	}
 	if c.hasRing() {
-		s.ring = c.ring
+		s.ring, s.disputes = c.ring, c.disputes
 	} else if c.elector != nil {
 		s.voter, s.claims = c.elector.Self(), c.elector.Claims()
 	}

@@ -161,14 +161,12 @@ func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) 
 func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now time.Time) {
 	old := c.disputes
 	c.disputes = make(map[addr.Addr]*dispute, len(old))
-	changed, fresh := false, false
 	for at, d := range old {
-		if d.conflict.Rival.Peer == copyOf {
-			changed = true
-		} else {
+		if d.conflict.Rival.Peer != copyOf {
 			c.disputes[at] = d
 		}
 	}
+	fresh := false
 	for _, x := range conflicts {
 		d := &dispute{conflict: x, since: now}
 		if before := old[x.Ours.At]; before != nil {
@@ -178,14 +176,26 @@ func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now ti
 			c.log.Warn("address range in dispute", "err", x, "with", c.name(x.Rival.Peer))
 		}
 		c.disputes[x.Ours.At] = d
-		changed = true
 	}
-	if changed {
-		c.updateUsable()
+	if !maps.EqualFunc(old, c.disputes, (*dispute).same) {
+		c.disputesChanged()
 	}
 	if fresh {
 		c.askRivals(now) // later at every tick: the rival answers with its ring, and that must not make us ask again at once
 	}
+}
+
+// same reports whether two disputes are about the same.
+func (d *dispute) same(other *dispute) bool {
+	x, y := d.conflict, other.conflict
+	return x.Kind == y.Kind && x.Rival == y.Rival && x.Ours == y.Ours && slices.Equal(x.Lost, y.Lost)
+}
+
+// disputesChanged keeps the sets in step with the disputes, and stores these: a peer that forgets them over a restart would
+// give out what it had ceased to, and take what a rival grants it for the work of a twin.
+func (c *core) disputesChanged() {
+	c.dirty.state = true
+	c.updateUsable()
 }
 
 // settleDisputes forgets disputes over what is not ours any more, or what the ring says is ours at a version above the
@@ -204,7 +214,7 @@ func (c *core) settleDisputes() {
 		}
 	}
 	if changed {
-		c.updateUsable()
+		c.disputesChanged()
 	}
 }
 

@@ -77,7 +77,7 @@ const maxJoiners = 1 << 16
 func (c *core) leaveRing(s state) {
 	c.log.Warn("giving up our ring for another that was born apart", "of", c.name(s.copyOf),
 		"seeds", c.names(s.ring.Seeds), "our_seeds", c.names(c.ring.Seeds), "addresses_to_move", c.taken.Len().Uint64())
-	c.disputes = make(map[addr.Addr]*dispute)
+	c.disputes = nil
 	c.reclaim.locks, c.reclaim.dying = nil, nil
 	c.yielded = space.Set{}
 	c.changeRing(ring.New(c.universe))

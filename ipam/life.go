@@ -35,7 +35,6 @@ func newCore(c Config, m members) (*core, error) {
 		log:       c.Log,
 		volatile:  c.Store == nil,
 		nicknames: map[peer.Name]string{self.Name: self.Nickname},
-		disputes:  make(map[addr.Addr]*dispute),
 		faults:    make(map[peer.Name]fault),
 		joiners:   make(map[peer.Name]struct{}),
 	}
@@ -76,6 +75,7 @@ func (c *core) load(saved Saved, now time.Time) error {
 		c.standing.hold(suspect) // until Run begins, at least
 		c.watch.contact, c.watch.delays, c.watch.lost = s.contact, s.delays, s.lost
 		c.reclaim.round, c.reclaim.locks = s.round, s.locks
+		c.disputes = s.disputes
 		c.updateUsable()
 		switch away := c.wasAway(now); {
 		case away && s.lapsed:

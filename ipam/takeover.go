@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/overweave/overweave/ipam/internal/addr"
 	"github.com/overweave/overweave/ipam/internal/ring"
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -104,7 +103,7 @@ func (c *core) release(known []peer.Name) {
 	c.reclaim.dying = nil
 	c.waiting.fail(fmt.Errorf("ipam: %w", ErrReleased))
 	c.voting, c.elector = false, nil
-	c.disputes = make(map[addr.Addr]*dispute)
+	c.disputes = nil
 	c.dirty.state = true
 	if heir := c.heir(known); heir != 0 {
 		next, _ := c.ring.Transfer(c.me, heir)

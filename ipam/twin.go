@@ -16,7 +16,7 @@ import (
 const twinFor = 2 * time.Minute
 
 // noteTwin follows a merge in which our tokens at ahead were at versions that are not ours. In a dispute these may come from
-// the rival, who grants us addresses at the versions of its own.
+// the rival, who grants us addresses at the versions of its own; so disputes are stored.
 func (c *core) noteTwin(ahead []addr.Addr, now time.Time) {
 	if !slices.ContainsFunc(ahead, func(a addr.Addr) bool { return !c.inDispute(addr.Single(a)) }) {
 		return

@@ -200,12 +200,25 @@ func FuzzDecodeSaved(f *testing.F) {
 		peer: 1, universe: netip.MustParsePrefix("10.32.0.0/12"), ring: r, contact: testTime, lapsed: true,
 		locks:  map[peer.Name]proposal{4: {round: 9, epochs: 2, dying: []peer.Name{2, 3}}},
 		doubts: []netip.Addr{netip.MustParseAddr("10.32.0.9")}, lost: []Holding{{"x", netip.MustParsePrefix("10.32.0.9/12")}},
+		disputes: testDisputes(netip.MustParsePrefix("10.32.0.0/12")),
 	}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := decodeSaved(b); err == nil && s.ring != nil {
 			require.NoError(t, s.ring.Check())
 		}
 	})
+}
+
+// testDisputes is one with two losses, the second of which ends with the universe.
+func testDisputes(universe netip.Prefix) map[addr.Addr]*dispute {
+	all := addr.FromPrefix(universe)
+	mid := all.Start.Add(all.Size().Half())
+	return map[addr.Addr]*dispute{all.Start: {since: testTime, conflict: ring.Conflict{
+		Kind:  ring.Newer,
+		Rival: ring.Token{At: all.Start, Peer: 2, Version: 102, Free: 7},
+		Ours:  ring.Token{At: all.Start, Peer: 1, Version: 1},
+		Lost:  []ring.Loss{{Range: addr.Range{Start: all.Start, End: mid}, To: 2}, {Range: addr.Range{Start: mid, End: all.End}, To: 3}},
+	}}}
 }
 
 func TestSavedRoundTrip(t *testing.T) {
@@ -215,6 +228,7 @@ func TestSavedRoundTrip(t *testing.T) {
 		{peer: 1, universe: universe, ring: ring.Divide(addr.FromPrefix(universe), []peer.Name{1, 2})},
 		{peer: 1, universe: universe, voter: voter, claims: paxos.Claims{voter: {Promise: paxos.ID{Round: 3, Proposer: voter}}}},
 		{peer: 1, universe: universe, doubts: []netip.Addr{netip.MustParseAddr("10.32.0.9"), netip.MustParseAddr("10.32.0.1")}},
+		{peer: 1, universe: universe, ring: ring.Divide(addr.FromPrefix(universe), []peer.Name{1, 2}), disputes: testDisputes(universe)},
 		{
 			peer: 1, universe: universe, contact: testTime, lapsed: true, round: 7, delays: map[peer.Name]time.Duration{2: time.Hour},
 			locks: map[peer.Name]proposal{4: {round: 9, epochs: 2, dying: []peer.Name{2, 3}}},
