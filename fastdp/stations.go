@@ -81,6 +81,18 @@ func (t *stationTable) removeIf(drop func(overlay.MAC, portEntry) bool) (gone []
 	return gone
 }
 
+// each calls see for all stations.
+func (t *stationTable) each(see func(overlay.MAC, portEntry)) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for m, e := range s.entries {
+			see(m, e)
+		}
+		s.mu.Unlock()
+	}
+}
+
 // makeRoom forgets the stations that were silent longest behind ports that have nearly as many as they may have, and returns
 // them.
 func (t *stationTable) makeRoom() []overlay.MAC {
@@ -89,11 +101,10 @@ func (t *stationTable) makeRoom() []overlay.MAC {
 		portEntry
 	}
 	by := map[uint32][]silent{}
-	t.removeIf(func(m overlay.MAC, e portEntry) bool {
+	t.each(func(m overlay.MAC, e portEntry) {
 		if float64(t.count(e.port).Load()) > crowdedAt*maxStations {
 			by[e.port] = append(by[e.port], silent{m, e})
 		}
-		return false
 	})
 	gone := map[overlay.MAC]time.Time{}
 	for _, list := range by {
