@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -61,4 +62,9 @@ func (b *book) all() []Holding {
 		}
 	}
 	return out
+}
+
+// byAddr orders holdings.
+func byAddr(x, y Holding) int {
+	return cmp.Or(x.Addr.Addr().Compare(y.Addr.Addr()), cmp.Compare(x.Owner, y.Owner))
 }

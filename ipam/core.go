@@ -58,12 +58,14 @@ type core struct {
 	voting    bool
 	voteTicks int                    // for how long
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
+	met       meetings
 
 	rules    rules
 	standing standing
 	watch    watch
 	reclaim  reclaim
 	waiting  waiting
+	asks     asks
 	survey   *survey // a takeover that gathers fresh rings
 
 	dirty dirty

@@ -28,9 +28,6 @@ const (
 	maxNamed  = 8
 )
 
-// reclaimBatch is how many addresses of one dispute are asked for at once.
-const reclaimBatch = 64
-
 // dispute is a piece of ours that another peer claims.
 type dispute struct {
 	conflict ring.Conflict
@@ -84,17 +81,18 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 	}
 	sender := c.senderOf(from, s)
 	if err != nil {
-		met, err := errors.Is(err, ring.ErrSeeds) && !unused(s.ring), c.explain(err, s.ring)
-		if c.noteFault(sender, err, now) && met {
-			c.standing.holdUntil(meeting, now.Add(suspicion)) // so that those who join us can ask first for what they use
+		if errors.Is(err, ring.ErrSeeds) {
+			c.meet(s, now)
 		}
+		err = c.explain(err, s.ring)
+		c.noteFault(sender, err, now)
 		return err
 	}
 	delete(c.faults, sender)
 	c.standing.lift(suspect)
 	first := !c.hasRing()
 	c.noteTwin(res.Ahead, now)
-	c.noteConflicts(res.Conflicts, s.copyOf, now)
+	c.noteConflicts(res.Conflicts, s, now)
 	if first && !res.Ring.Empty() {
 		c.born(res.Ring, c.votedFor(res.Ring.Seeds), now)
 	} else if res.Ring != c.ring {
@@ -138,8 +136,8 @@ func (c *core) names(list []peer.Name) []string {
 	return out
 }
 
-// noteFault keeps the reason for Status, and reports whether it is the first from this peer.
-func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) {
+// noteFault keeps the reason for Status.
+func (c *core) noteFault(from peer.Name, err error, now time.Time) {
 	f, known := c.faults[from]
 	if !known {
 		if len(c.faults) >= maxFaults {
@@ -153,16 +151,15 @@ func (c *core) noteFault(from peer.Name, err error, now time.Time) (first bool) 
 	}
 	f.err, f.times = err, f.times+1
 	c.faults[from] = f
-	return !known
 }
 
-// noteConflicts follows one merge of a ring that is copyOf's own: what it refuses is in dispute, and what was in dispute
-// with that very peer and is not refused any more is settled.
-func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now time.Time) {
+// noteConflicts follows one merge: what it refuses is in dispute, and what was in dispute with the very peer whose ring this is,
+// and is not refused any more, is settled, unless that ring is from before the dispute: messages may overtake each other.
+func (c *core) noteConflicts(conflicts []ring.Conflict, s state, now time.Time) {
 	old := c.disputes
 	c.disputes = make(map[addr.Addr]*dispute, len(old))
 	for at, d := range old {
-		if d.conflict.Rival.Peer != copyOf {
+		if rival := d.conflict.Rival; rival.Peer != s.copyOf || !s.ring.Knows(rival) {
 			c.disputes[at] = d
 		}
 	}
@@ -181,7 +178,7 @@ func (c *core) noteConflicts(conflicts []ring.Conflict, copyOf peer.Name, now ti
 		c.disputesChanged()
 	}
 	if fresh {
-		c.askRivals(now) // later at every tick: the rival answers with its ring, and that must not make us ask again at once
+		c.pursueWants(now)
 	}
 }
 
@@ -215,25 +212,6 @@ func (c *core) settleDisputes() {
 	}
 	if changed {
 		c.disputesChanged()
-	}
-}
-
-// askRivals asks the rivals for the addresses we use, but not for those that they have denied of late.
-func (c *core) askRivals(now time.Time) {
-	for _, d := range c.disputes {
-		left := reclaimBatch
-		for _, l := range d.conflict.Lost {
-			c.taken.Each(l.Range, func(r addr.Range) bool {
-				for a := r.Start; a.Less(r.End) && left > 0; a = a.Next() {
-					if c.waiting.refused(denial{l.To, addr.Single(a)}, now) {
-						continue
-					}
-					c.out.request(request{want: addr.Single(a), to: []peer.Name{l.To}})
-					left--
-				}
-				return left > 0
-			})
-		}
 	}
 }
 

@@ -14,6 +14,9 @@ var (
 	// ErrExhausted tells why an allocation was still waiting when its context ended: no address of the subnet is free
 	// here, and no peer has given any. The context's error is wrapped beside it.
 	ErrExhausted = errors.New("no free address in the subnet")
+	// ErrNotGiving tells why an allocation was still waiting when its context ended: nothing new is given out here for now,
+	// as Status.NotGiving says. The context's error is wrapped beside it.
+	ErrNotGiving = errors.New("no new addresses are given out")
 	// ErrNoRing tells why a call was still waiting when its context ended: the peers have not agreed on a ring yet. The
 	// context's error is wrapped beside it.
 	ErrNoRing = errors.New("waiting for the peers to agree on a ring")

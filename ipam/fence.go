@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -125,26 +124,6 @@ func (c *core) settleDoubts() {
 			c.record(h.Owner, h.Addr)
 		}
 	}
-}
-
-// askForDoubts asks those who have the pieces now.
-func (c *core) askForDoubts() {
-	if len(c.doubts.owners) == 0 || !c.mayRely() {
-		return
-	}
-	list := c.doubts.all()
-	slices.SortFunc(list, byAddr)
-	for _, h := range list {
-		a := addr.FromNetip(h.Addr.Addr())
-		if owner := c.keeper(a); owner != c.me && c.members.reachable(owner) {
-			c.out.request(request{want: addr.Single(a), to: []peer.Name{owner}})
-		}
-	}
-}
-
-// byAddr orders holdings.
-func byAddr(x, y Holding) int {
-	return cmp.Or(x.Addr.Addr().Compare(y.Addr.Addr()), cmp.Compare(x.Owner, y.Owner))
 }
 
 // loseDoubts gives up what was given out again while we were away: from, who has the piece, uses all of want.

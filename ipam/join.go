@@ -1,6 +1,9 @@
 package ipam
 
 import (
+	"fmt"
+	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,7 +23,7 @@ import (
 //
 // A peer that changes over keeps the addresses it uses. They are strays now: in use here, in a piece of somebody else's.
 // It asks the owner for each, as for a claim, until it is granted. Who meets a ring that is to go gives out nothing new
-// for some seconds, so that these requests come first. If the owner uses the address as well, it had been given out twice
+// as long as these requests come, for a minute at most, so that they come first. If the owner uses the address as well, it had been given out twice
 // before the rings met; nothing can keep both, and [Status] shows it.
 //
 // A peer of Weave Net 2.8 refuses our new ring, and so would be cut off. So a peer changes over only if all who share its
@@ -40,6 +43,14 @@ func unused(r *ring.Ring) bool {
 	return lone(r) && !slices.ContainsFunc(r.Pieces(), func(p ring.Piece) bool { return p.Free < p.Size().Uint64() })
 }
 
+// ringUnused reports whether our ring is unused: of what is in use here we know without being told.
+func (c *core) ringUnused() bool {
+	if c.alone() {
+		return c.taken.Empty()
+	}
+	return unused(c.ring)
+}
+
 // lone reports whether the ring has one seed, which owns all of it.
 func lone(r *ring.Ring) bool {
 	return len(r.Seeds) == 1 && !slices.ContainsFunc(r.Tokens, func(t ring.Token) bool { return t.Peer != r.Seeds[0] })
@@ -51,7 +62,7 @@ func (c *core) joins(in *ring.Ring) bool {
 	if c.birth.mode == bySeed || in.Check() != nil || in.Range != c.universe {
 		return false
 	}
-	ours, theirs := lone(c.ring) && c.taken.Empty(), unused(in)
+	ours, theirs := c.ringUnused(), unused(in)
 	if ours != theirs && theirs || ours == theirs && !better(in.Seeds, c.ring.Seeds) {
 		return false
 	}
@@ -81,6 +92,52 @@ func (c *core) leaveRing(s state) {
 	c.reclaim.locks, c.reclaim.dying = nil, nil
 	c.yielded = space.Set{}
 	c.changeRing(ring.New(c.universe))
+	c.out.broadcast = true // whoever is behind us hears of the better ring, and asks for what it uses before that is given out
+}
+
+// A meeting begins when we hear of a ring that is to go for ours. Nothing new is given out then, so that those who change over can
+// ask first for what they use: for suspicion after the last of their requests, and for meetMost altogether. Of one ring that is
+// heard of for long, because somebody in it may not change over, there is a meeting every meetAgain.
+const (
+	meetMost  = time.Minute
+	meetAgain = 10 * time.Minute
+	maxMet    = 16 // rings that are remembered; of more there is no meeting
+)
+
+// meetings are those there were of late.
+type meetings struct {
+	with map[string]time.Time // by the seeds of the ring that is to go: when it began
+	end  time.Time            // the present one ends then at the latest
+}
+
+// meet follows a ring that was born apart from ours.
+func (c *core) meet(s state, now time.Time) {
+	if !s.joins || unused(s.ring) || !better(c.ring.Seeds, s.ring.Seeds) {
+		return // it stays, or has nothing to bring
+	}
+	m := &c.met
+	maps.DeleteFunc(m.with, func(_ string, at time.Time) bool { return now.Sub(at) >= meetAgain })
+	seeds := fmt.Sprint(s.ring.Seeds)
+	if _, known := m.with[seeds]; known || len(m.with) >= maxMet {
+		return
+	}
+	if m.with == nil {
+		m.with = make(map[string]time.Time)
+	}
+	m.with[seeds], m.end = now, now.Add(meetMost)
+	c.standing.holdUntil(meeting, now.Add(suspicion))
+}
+
+// prolongMeeting follows a request for one address: who asks may have more to ask for.
+func (c *core) prolongMeeting(now time.Time) {
+	if !c.standing.has(meeting) {
+		return
+	}
+	until := now.Add(suspicion)
+	if c.met.end.Before(until) {
+		until = c.met.end
+	}
+	c.standing.holdUntil(meeting, until)
 }
 
 // stray is an address in use here, in another's piece.
@@ -89,37 +146,24 @@ type stray struct {
 	owner peer.Name // of the piece
 }
 
-// strays lists those for which ok holds in ascending order, at most max.
-func (c *core) strays(max int, ok func(stray) bool) []stray {
-	var out []stray
-	if !c.hasRing() || c.taken.Empty() {
-		return nil
-	}
-	for _, p := range c.ring.Pieces() {
-		if p.Peer == c.me {
-			continue
+// strays walks all of them, in ascending order.
+func (c *core) strays() iter.Seq[stray] {
+	return func(yield func(stray) bool) {
+		if !c.hasRing() || c.taken.Empty() {
+			return
 		}
-		c.taken.Each(p.Range, func(r addr.Range) bool {
-			for a := r.Start; a.Less(r.End) && len(out) < max; a = a.Next() {
-				if s := (stray{a, p.Peer}); ok(s) {
-					out = append(out, s)
+		for _, p := range c.ring.Pieces() {
+			more := true
+			c.taken.Each(p.Range, func(r addr.Range) bool {
+				for a := r.Start; p.Peer != c.me && more && a.Less(r.End); a = a.Next() {
+					more = yield(stray{a, p.Peer})
 				}
+				return more
+			})
+			if !more {
+				return
 			}
-			return len(out) < max
-		})
-	}
-	return out
-}
-
-// bringHome asks for our strays, and for what is in doubt.
-func (c *core) bringHome(now time.Time) {
-	if c.standing.has(released) {
-		return
-	}
-	notDenied := func(s stray) bool { return !c.waiting.refused(denial{s.owner, addr.Single(s.addr)}, now) }
-	c.askForDoubts()
-	for _, s := range c.strays(reclaimBatch, notDenied) {
-		c.out.request(request{want: addr.Single(s.addr), to: []peer.Name{s.owner}})
+		}
 	}
 }
 
@@ -134,11 +178,13 @@ type Stray struct {
 
 func (c *core) listStrays() []Stray {
 	var out []Stray
-	for _, s := range c.strays(maxStrays, func(stray) bool { return true }) {
+	for s := range c.strays() {
+		if len(out) == maxStrays {
+			break
+		}
 		ip := s.addr.Netip(c.is4())
 		owner, _ := c.book.owner(ip)
-		_, denied := c.waiting.denied[denial{s.owner, addr.Single(s.addr)}] // or was, until it is asked again
-		out = append(out, Stray{Owner: owner, Addr: ip, Peer: s.owner, Denied: denied})
+		out = append(out, Stray{Owner: owner, Addr: ip, Peer: s.owner, Denied: c.isDenied(s.owner, s.addr)})
 	}
 	return out
 }

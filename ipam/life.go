@@ -144,8 +144,7 @@ func (c *core) tick(now time.Time) {
 	}
 	c.observe(now)
 	c.retry(now)
-	c.askRivals(now)
-	c.bringHome(now)
+	c.pursueWants(now)
 	c.report(false)
 	c.checkSurvey(now)
 }
@@ -157,6 +156,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	c.noteDelays(s)
 	if from != 0 {
 		delete(c.watch.absent, from) // it may have seen us, and rest on what we told it
+		delete(c.waiting.asked, from)
 		defer c.surveyed(from, now)
 	}
 	ringBefore, relied := c.ring, c.mayRely()
@@ -174,7 +174,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	}
 	if c.ring != ringBefore || c.mayRely() != relied {
 		c.retry(now)
-		c.bringHome(now)
+		c.pursueWants(now)
 	}
 	return err
 }

@@ -33,7 +33,7 @@ func (r receiver) OnUnicast(from peer.Name, msg []byte) error {
 		}
 		return r.a.change(func(c *core) {
 			if tag == tagRequest {
-				c.asked(from, want)
+				c.asked(from, want, r.a.now())
 				return
 			}
 			c.denied(from, want, r.a.now())

@@ -92,11 +92,15 @@ func (c *core) tryAllocate(w *waiter, now time.Time) {
 	want := addr.FromPrefix(w.subnet)
 	if to := c.donors(want, now); len(to) > 0 {
 		c.out.request(request{want: want, to: to})
+		c.waiting.ask(to[0], now)
 	}
 }
 
+// hush is what makes who does not answer lighter than all who do.
+const hush = 1e-30
+
 // donors lists whom to ask for space, best first (section 1.11): those with more free space sooner, with chance mixed in
-// so that not everybody asks the same one. Who is out of reach, or has just denied, is left out.
+// so that not everybody asks the same one. Who is out of reach, or has just denied, is left out; who does not answer is last.
 func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 	type candidate struct {
 		peer   peer.Name
@@ -109,6 +113,9 @@ func (c *core) donors(want addr.Range, now time.Time) []peer.Name {
 		weight := float64(d.Free) * c.rand.Float64()
 		if c.waiting.refused(denial{d.Peer, want}, now) || !c.members.reachable(d.Peer) {
 			continue
+		}
+		if c.waiting.silent(d.Peer, now) {
+			weight *= hush
 		}
 		list = append(list, candidate{d.Peer, weight})
 	}
@@ -142,7 +149,7 @@ func (c *core) claim(owner string, p netip.Prefix, now time.Time) (*waiter, erro
 }
 
 // tryClaim answers w if it can, and asks the owner of the piece if not (section 4.4). An address that is new here must be one
-// that we may give out; one that was found in use is recorded if the ring says it is ours, and settled later if it is not.
+// that we may give out; one that was found in use is recorded whatever the ring says: it is a stray if that says it is another's.
 func (c *core) tryClaim(w *waiter) {
 	if w.answered {
 		return
@@ -156,7 +163,7 @@ func (c *core) tryClaim(w *waiter) {
 	if c.universe.Contains(a) {
 		against, keeper := hindrance(againstGiving), c.keeper(a)
 		if w.adopted {
-			against, keeper = ringless|fenced, c.ring.Owner(a)
+			against, keeper = ringless|fenced, c.me
 		}
 		if _, doubted := c.doubts.owner(ip); doubted || c.hindered(against) != 0 {
 			return
@@ -202,18 +209,20 @@ func (c *core) failClaims(from peer.Name, want addr.Range, sendErr error) {
 			}
 			err = fmt.Errorf("%w - %w", err, sendErr)
 		}
-		if w.adopted {
-			c.log.Warn("address found in use here belongs to another peer", "owner", w.owner, "err", err)
-		}
 		w.answer(netip.Prefix{}, err)
 	}
 	c.waiting.claims = open(c.waiting.claims)
 }
 
 // asked answers a peer that wants space (section 2.7).
-func (c *core) asked(from peer.Name, want addr.Range) {
+func (c *core) asked(from peer.Name, want addr.Range, now time.Time) {
 	if !c.mayDonate() || from == c.me || c.condemned(from) {
 		return
+	}
+	if want.Size() == addr.From64(1) {
+		c.prolongMeeting(now)
+	} else if c.standing.has(meeting) {
+		return // it would give out what others are about to ask for
 	}
 	if want.Size() == addr.From64(1) && c.ring.Owner(want.Start) == from {
 		c.out.update(from) // it has it already, and has not heard so: its request was repeated
@@ -281,8 +290,13 @@ func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool
 
 // denied follows a peer's answer that it has nothing to give.
 func (c *core) denied(from peer.Name, want addr.Range, now time.Time) {
+	delete(c.waiting.asked, from)
 	c.failClaims(from, want, nil)
 	c.loseDoubts(from, want)
 	c.giveIn(from, want)
-	c.waiting.deny(denial{from, want}, now)
+	if want.Size() == addr.From64(1) {
+		c.denyWanted(from, want.Start, now)
+	} else {
+		c.waiting.deny(denial{from, want}, now)
+	}
 }

@@ -258,10 +258,15 @@ func (a *Allocator) wait(ctx context.Context, w *waiter) error {
 	if !a.core.hasRing() {
 		return fmt.Errorf("%w: %w", ErrNoRing, ctx.Err())
 	}
-	if w.subnet.IsValid() && !w.answered {
-		return fmt.Errorf("%w: %w", ErrExhausted, ctx.Err())
+	switch why := a.core.hindered(againstGiving); {
+	case !w.subnet.IsValid() || w.answered:
+		return ctx.Err()
+	case why != 0:
+		return fmt.Errorf("%w: %v: %w", ErrNotGiving, why, ctx.Err())
+	case a.core.inDoubt(w.owner, w.subnet):
+		return fmt.Errorf("%w: it is not known yet whether an address that the owner had is still its own: %w", ErrNotGiving, ctx.Err())
 	}
-	return ctx.Err()
+	return fmt.Errorf("%w: %w", ErrExhausted, ctx.Err())
 }
 
 // sendLoop sends what was handed to it.

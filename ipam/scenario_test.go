@@ -54,7 +54,7 @@ func deliver(t *testing.T, c *core, m vecMessage) {
 		r, err := decodeRange(raw)
 		require.NoError(t, err)
 		if *m.Tag == tagRequest {
-			c.asked(m.From, r)
+			c.asked(m.From, r, testTime)
 		} else {
 			c.denied(m.From, r, testTime)
 		}

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -24,7 +25,8 @@ type waiting struct {
 	primes []*waiter
 	claims []*waiter
 	allocs []*waiter
-	denied map[denial]refusal // who had nothing to give for what
+	denied map[denial]refusal      // who had nothing to give for what
+	asked  map[peer.Name]time.Time // who was asked for space and has not answered, since when
 }
 
 // refusal is for how long a denial counts, at most.
@@ -105,6 +107,23 @@ func (q *waiting) hear(want addr.Range, donors []ring.Donor, now time.Time) {
 			q.denied[d] = r
 		}
 	}
+}
+
+// ask notes that p is asked for space. After a time without an answer it is as good as any other again.
+func (q *waiting) ask(p peer.Name, now time.Time) {
+	maps.DeleteFunc(q.asked, func(_ peer.Name, at time.Time) bool { return now.Sub(at) >= deniedFor })
+	if q.asked == nil {
+		q.asked = make(map[peer.Name]time.Time)
+	}
+	if _, again := q.asked[p]; !again {
+		q.asked[p] = now
+	}
+}
+
+// silent reports whether p was asked for space a while ago and does not answer: it may not rely on its ring, or hangs.
+func (q *waiting) silent(p peer.Name, now time.Time) bool {
+	at, asked := q.asked[p]
+	return asked && now.Sub(at) >= tick
 }
 
 // refused reports whether d counts.

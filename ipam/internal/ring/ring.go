@@ -205,6 +205,12 @@ func (r *Ring) Token(a addr.Addr) (t Token, ok bool) {
 	return r.Tokens[i], true
 }
 
+// Knows reports whether r is not from before t was in the ring: whether it has t or a later token there, or a piece of a later epoch.
+func (r *Ring) Knows(t Token) bool {
+	x, ok := r.Token(t.At)
+	return ok && (x.At == t.At && x.Version >= t.Version || epoch(x.Version) > epoch(t.Version))
+}
+
 // Owned returns the ranges that belong to p, ascending, with neighbours joined.
 func (r *Ring) Owned(p peer.Name) []addr.Range {
 	var out []addr.Range
