@@ -48,7 +48,7 @@ func TestMarks(t *testing.T) {
 		{"ours", nftables.Rule{UserData: markData("weave")}, true},
 		{"restored by iptables", nftables.Rule{Exprs: []expr.Any{&expr.Match{Name: "comment", Info: text("overweave weave")}}}, true},
 		{"bare", nftables.Rule{}, false},
-		{"of another bridge", nftables.Rule{UserData: markData("weave2")}, false},
+		{"of another bridge", nftables.Rule{UserData: markData("wheel")}, false},
 		{"of others", nftables.Rule{UserData: userdata.AppendString(nil, userdata.TypeComment, "overweave")}, false},
 		{"of others, by iptables", nftables.Rule{Exprs: []expr.Any{&expr.Match{Name: "comment", Info: text("x")}}}, false},
 		{"nonsense", nftables.Rule{UserData: []byte{0, 200, 1}}, false},
