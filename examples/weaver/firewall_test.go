@@ -157,7 +157,7 @@ func TestOutside(t *testing.T) {
 
 	require.NoError(t, g.client().Detach(t.Context(), api.DetachRequest{ID: "c1"}))
 	end(t, cmd, syscall.SIGTERM)
-	require.Contains(t, log.String(), `msg="rules of the firewall" added=[] removed=3`)
+	require.Contains(t, log.String(), `msg="rules of the firewall" added="" removed=3`)
 	require.Equal(t, before, g.rules())
 }
 

@@ -1,10 +1,9 @@
 package device
 
 import (
-	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 )
 
 // Firewall says what the packet filter of a host is to do for an overlay: let through what enters or leaves by its bridge, and,
@@ -31,53 +30,6 @@ type Firewalled struct {
 
 var multicast = netip.MustParsePrefix("224.0.0.0/4")
 
-// condition is something that a packet has to meet. It is named by the option of iptables that asks for it.
-type condition struct {
-	option string
-	not    bool
-	device string       // of entering and leaving
-	subnet netip.Prefix // of source and destination
-}
-
-// The options of conditions.
-const (
-	entering    = "-i"
-	leaving     = "-o"
-	source      = "-s"
-	destination = "-d"
-	answering   = "-m conntrack --ctstate RELATED,ESTABLISHED"
-)
-
-// action is what becomes of a packet that meets all conditions of a rule, by its name in iptables.
-type action string
-
-const (
-	accept     action = "ACCEPT"
-	leave      action = "RETURN"
-	masquerade action = "MASQUERADE"
-)
-
-// filterRule is a rule of the packet filter.
-type filterRule struct {
-	conditions []condition
-	action     action
-}
-
-// String returns the rule as iptables writes it.
-func (r filterRule) String() string {
-	var words []string
-	for _, c := range r.conditions {
-		if c.not {
-			words = append(words, "!")
-		}
-		words = append(words, c.option)
-		if c.option != answering {
-			words = append(words, cmp.Or(c.device, c.subnet.String()))
-		}
-	}
-	return strings.Join(append(words, "-j", string(r.action)), " ")
-}
-
 // subnets are the exposed ones, each once.
 func (f Firewall) subnets() (list []netip.Prefix) {
 	for _, p := range f.Exposed {
@@ -87,49 +39,48 @@ func (f Firewall) subnets() (list []netip.Prefix) {
 	return slices.Compact(list)
 }
 
-// forwarding are the rules for what passes the host, or just its bridge, where that is filtered too. All of them accept, so
-// their order is of no importance.
-func (f Firewall) forwarding() []filterRule {
-	in, out := condition{option: entering, device: f.Bridge}, condition{option: leaving, device: f.Bridge}
-	rules := []filterRule{{[]condition{in, out}, accept}}
+// forwarding are the rules for what passes the host, or just its bridge, where that is filtered too, as iptables writes them. All
+// of them accept, so their order is of no importance.
+func (f Firewall) forwarding() []string {
+	rules := []string{fmt.Sprintf("-i %s -o %s -j ACCEPT", f.Bridge, f.Bridge)}
 	for _, p := range f.subnets() {
-		rules = append(rules, filterRule{[]condition{out, {option: destination, subnet: p}}, accept})
+		rules = append(rules, fmt.Sprintf("-o %s -d %s -j ACCEPT", f.Bridge, p))
 	}
-	elsewhere := out
-	elsewhere.not = true
-	return append(rules, filterRule{[]condition{in, elsewhere}, accept}, filterRule{[]condition{out, {option: answering}}, accept})
+	return append(rules,
+		fmt.Sprintf("-i %s ! -o %s -j ACCEPT", f.Bridge, f.Bridge),
+		fmt.Sprintf("-o %s -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", f.Bridge))
 }
 
-// translation are the rules for the addresses of what leaves, in their order.
-func (f Firewall) translation() (rules []filterRule) {
+// translation are the rules for the addresses of what leaves, in their order. Multicast stays on the overlay, whoever hears it.
+func (f Firewall) translation() (rules []string) {
 	if !f.Masquerade {
 		return nil
 	}
 	for _, p := range f.subnets() {
-		from, to := condition{option: source, subnet: p}, condition{option: destination, subnet: p}
-		notFrom, notTo := from, to
-		notFrom.not, notTo.not = true, true
 		rules = append(rules,
-			filterRule{[]condition{from, {option: destination, subnet: multicast}}, leave},
-			filterRule{[]condition{notFrom, to}, masquerade},
-			filterRule{[]condition{from, notTo}, masquerade})
+			fmt.Sprintf("-s %s -d %s -j RETURN", p, multicast),
+			fmt.Sprintf("! -s %s -d %s -j MASQUERADE", p, p),
+			fmt.Sprintf("-s %s ! -d %s -j MASQUERADE", p, p))
 	}
 	return rules
 }
 
-// difference compares rules, each given as a text that is the same for the same rule. It returns the indexes of those that are
-// wanted and not there, and of those that are there and not wanted, or there once more.
-func difference(there, wanted []string) (missing, surplus []int) {
-	found := map[string]bool{}
-	for i, rule := range there {
-		if found[rule] || !slices.Contains(wanted, rule) {
+// difference compares the rules that are there, given by their identities, with those that are wanted. It returns those that are
+// missing, and the indexes of those that are not wanted, or there once more.
+func difference(there, wanted []string, identity func(rule string) string) (missing []string, surplus []int) {
+	lacking := map[string]bool{}
+	for _, rule := range wanted {
+		lacking[identity(rule)] = true
+	}
+	for i, id := range there {
+		if !lacking[id] {
 			surplus = append(surplus, i)
 		}
-		found[rule] = true
+		delete(lacking, id)
 	}
-	for i, rule := range wanted {
-		if !found[rule] {
-			missing = append(missing, i)
+	for _, rule := range wanted {
+		if lacking[identity(rule)] {
+			missing = append(missing, rule)
 		}
 	}
 	return missing, surplus

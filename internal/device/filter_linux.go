@@ -28,11 +28,12 @@ const (
 // Two places have rules of ours. Addresses are translated in a table of our own, named for the bridge. What is forwarded has to
 // be accepted where it would be dropped: a table of our own cannot undo what another does. So if the host has a chain FORWARD in
 // the table filter of iptables-nft, as with Docker or Kubernetes, our rules go to its top, marked by a comment. They stay where
-// they are when others put rules above them later: whoever does that means to come first, be it an administrator who shuts
-// somebody out, and two programs that both want to be the first would never come to an end. Who rebuilds the chain, as a
-// reload of a firewall does, removes ours with all others; then they are made at the top again, the next time.
+// they are when others put rules above them later. A rule there makes ours of no effect only if it drops what they accept, and
+// who puts it first wants just that, as an administrator who shuts somebody out; two programs that both want to be the first
+// would never come to an end, besides. Rules that drop whatever is left come last, as policies or at the end. Who rebuilds the
+// chain, as a reload of a firewall does, removes ours with all others; the next call makes them at the top again.
 //
-// The error says which of the obstacles are known, too, that of a kernel without nftables wraps [errors.ErrUnsupported].
+// Obstacles are told with an error, too. The error wraps [errors.ErrUnsupported] if the kernel has no nftables.
 func EnsureFirewall(f Firewall) (done Firewalled, err error) {
 	err = checkNames(f.Bridge)
 	if err == nil {
@@ -42,7 +43,7 @@ func EnsureFirewall(f Firewall) (done Firewalled, err error) {
 		return done, err
 	}
 	done, err = applyRules(f.Bridge, f.forwarding(), f.translation())
-	done.Obstacles = append(legacyObstacles(f), done.Obstacles...)
+	done.Obstacles = append(hostObstacles(f), done.Obstacles...)
 	return done, failed(err, "the packet filter")
 }
 
@@ -58,7 +59,7 @@ func RemoveFirewall(bridge string) error {
 	return failed(err, "the packet filter")
 }
 
-func applyRules(bridge string, forwarding, translation []filterRule) (done Firewalled, err error) {
+func applyRules(bridge string, forwarding, translation []string) (done Firewalled, err error) {
 	for range filterAttempts {
 		done, err = tryRules(bridge, forwarding, translation)
 		if !errors.Is(err, os.ErrNotExist) {
@@ -68,7 +69,7 @@ func applyRules(bridge string, forwarding, translation []filterRule) (done Firew
 	return done, err
 }
 
-func tryRules(bridge string, forwarding, translation []filterRule) (done Firewalled, err error) {
+func tryRules(bridge string, forwarding, translation []string) (done Firewalled, err error) {
 	deadline := func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(filterTimeout)) }
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(deadline))
 	if err != nil {
@@ -79,13 +80,14 @@ func tryRules(bridge string, forwarding, translation []filterRule) (done Firewal
 	if err != nil {
 		return done, err
 	}
-	change := Firewalled{Obstacles: there.obstacles}
-	there.forward(conn, forwarding, &change)
-	there.translate(conn, translation, &change)
+	done.Obstacles = there.obstacles
+	added, removed := there.forward(conn, forwarding)
+	moreAdded, moreRemoved := there.translate(conn, translation)
 	if err := conn.Flush(); err != nil {
-		return Firewalled{Obstacles: there.obstacles}, err
+		return done, err
 	}
-	return change, nil
+	done.Added, done.Removed = append(added, moreAdded...), removed+moreRemoved
+	return done, nil
 }
 
 // unsupported tells apart that the kernel has no nftables.
@@ -96,10 +98,10 @@ func unsupported(err error) error {
 	return err
 }
 
-// rules are those for a bridge that are there.
-type rules struct {
+// ruleset is what is there for a bridge.
+type ruleset struct {
 	bridge    string
-	chain     *nftables.Chain // that iptables accepts and drops in; nil if it is not used
+	chain     *nftables.Chain // in which iptables-nft accepts and drops; nil if there is none
 	ours      []*nftables.Rule
 	table     *nftables.Table // of our own, for addresses
 	exists    bool            // whether it is there
@@ -107,8 +109,8 @@ type rules struct {
 	obstacles []string
 }
 
-func readRules(conn *nftables.Conn, bridge string) (*rules, error) {
-	r := &rules{bridge: bridge, table: &nftables.Table{Family: filterFamily, Name: "overweave-" + bridge}}
+func readRules(conn *nftables.Conn, bridge string) (*ruleset, error) {
+	r := &ruleset{bridge: bridge, table: &nftables.Table{Family: filterFamily, Name: "overweave-" + bridge}}
 	tables, err := conn.ListTablesOfFamily(filterFamily)
 	if err != nil {
 		return nil, unsupported(err)
@@ -123,87 +125,73 @@ func readRules(conn *nftables.Conn, bridge string) (*rules, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range chains {
-		if isForward(c) {
-			r.chain = c
-		} else if drops(c) {
-			r.obstacles = append(r.obstacles, fmt.Sprintf("the chain %s of the nftables table %s drops all that it does not accept itself: "+
-				"have it accept what enters and leaves by %s", c.Name, c.Table.Name, bridge))
-		}
-	}
-	if r.chain != nil {
+	if r.sort(chains); r.chain != nil {
 		r.ours, err = conn.GetRules(r.chain.Table, r.chain)
 		r.ours = slices.DeleteFunc(r.ours, func(rule *nftables.Rule) bool { return !marked(rule, bridge) })
 	}
 	return r, err
 }
 
+// sort finds the chain of iptables-nft, and others that drop what is forwarded unless one of their rules says otherwise.
+func (r *ruleset) sort(chains []*nftables.Chain) {
+	for _, c := range chains {
+		ipv4 := c.Table.Family == filterFamily
+		switch {
+		case c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward:
+		case ipv4 && c.Table.Name == "filter" && c.Name == "FORWARD":
+			r.chain = c
+		case (ipv4 || c.Table.Family == nftables.TableFamilyINet) && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop:
+			r.obstacles = append(r.obstacles, fmt.Sprintf("the chain %s of the nftables table %s drops all that it does not accept itself: "+
+				"have it accept what enters and leaves by %s", c.Name, c.Table.Name, r.bridge))
+		}
+	}
+}
+
 // postrouting is the chain of our own table.
-func (r *rules) postrouting() *nftables.Chain {
+func (r *ruleset) postrouting() *nftables.Chain {
 	return &nftables.Chain{
 		Name: "postrouting", Table: r.table, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource,
 	}
 }
 
-// forward plans what makes the rules in the chain of iptables the wanted ones. The last that is inserted is the first in the end.
-func (r *rules) forward(conn *nftables.Conn, wanted []filterRule, change *Firewalled) {
+// forward plans what makes the rules in the chain of iptables-nft the wanted ones.
+func (r *ruleset) forward(conn *nftables.Conn, wanted []string) (added []string, removed int) {
 	if r.chain == nil {
-		return
+		return nil, 0
 	}
-	var there []string
-	for _, rule := range r.ours {
-		there = append(there, identity(rule.Exprs))
-	}
-	missing, surplus := difference(there, identities(wanted))
+	missing, surplus := difference(identities(r.ours), wanted, identityOf)
 	for _, i := range surplus {
 		_ = conn.DelRule(&nftables.Rule{Table: r.chain.Table, Chain: r.chain, Handle: r.ours[i].Handle}) // it has a handle, so no error
 	}
-	for _, i := range slices.Backward(missing) {
-		conn.InsertRule(&nftables.Rule{
-			Table: r.chain.Table, Chain: r.chain, Exprs: wanted[i].expressions(), UserData: markData(r.bridge),
-		})
-		change.Added = append(change.Added, wanted[i].String())
+	_, data := mark(r.bridge)
+	for _, rule := range slices.Backward(missing) { // the last that is inserted is the first in the end
+		conn.InsertRule(&nftables.Rule{Table: r.chain.Table, Chain: r.chain, Exprs: compile(rule), UserData: data})
 	}
-	slices.Reverse(change.Added)
-	change.Removed += len(surplus)
+	return missing, len(surplus)
 }
 
 // translate plans the same for our own table. The order counts there, so if anything differs all is made anew, which happens at
 // once.
-func (r *rules) translate(conn *nftables.Conn, wanted []filterRule, change *Firewalled) {
-	var there []string
-	for _, rule := range r.addresses {
-		there = append(there, identity(rule.Exprs))
-	}
-	ids := identities(wanted)
-	missing, surplus := difference(there, ids)
-	for _, i := range missing {
-		change.Added = append(change.Added, wanted[i].String())
-	}
-	change.Removed += len(surplus)
+func (r *ruleset) translate(conn *nftables.Conn, wanted []string) (added []string, removed int) {
+	missing, surplus := difference(identities(r.addresses), wanted, identityOf)
 	switch {
 	case len(wanted) == 0 && r.exists:
 		conn.DelTable(r.table)
-	case !slices.Equal(there, ids):
+	case len(missing)+len(surplus) > 0:
 		chain := r.postrouting()
 		conn.AddTable(r.table)
 		conn.AddChain(chain)
 		conn.FlushChain(chain)
-		for _, w := range wanted {
-			conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: w.expressions()})
+		for _, rule := range wanted {
+			conn.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: compile(rule)})
 		}
 	}
+	return missing, len(surplus)
 }
 
-// drops reports whether a chain drops what is forwarded with IPv4, unless one of its rules says otherwise.
-func drops(c *nftables.Chain) bool {
-	ipv4 := c.Table.Family == nftables.TableFamilyIPv4 || c.Table.Family == nftables.TableFamilyINet
-	return ipv4 && forwards(c) && c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
-}
-
-// legacyObstacles are those that nftables does not know of. The kernel's settings are those of the calling thread's namespace.
-func legacyObstacles(f Firewall) (list []string) {
+// hostObstacles are those that nftables does not know of. The kernel's settings are those of the calling thread's namespace.
+func hostObstacles(f Firewall) (list []string) {
 	names, _ := os.ReadFile("/proc/thread-self/net/ip_tables_names") // missing where there is no iptables-legacy
 	if slices.Contains(strings.Fields(string(names)), "filter") {
 		list = append(list, fmt.Sprintf("iptables-legacy filters here, which only its own command can change: "+

@@ -2,14 +2,15 @@ package device
 
 import (
 	"bytes"
+	"net"
+	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
 	"github.com/google/nftables/xt"
-	"golang.org/x/sys/unix"
 )
 
 // Rules in a table of iptables consist of what iptables-nft makes of the same rule, down to the length of a comparison. It
@@ -23,69 +24,63 @@ const filterFamily = nftables.TableFamilyIPv4
 // register is where all comparisons are made.
 const register = 1
 
-// The states of connections of which a packet is accepted, as bits of the extension conntrack.
-const stateRelated, stateEstablished = 1 << 2, 1 << 1
-
-// Where the addresses are in a header of IPv4, and how long they are, in bytes.
-const sourceOffset, destinationOffset, addressSize = 12, 16, 4
-
-// expressions returns what the kernel knows a rule as.
-func (r filterRule) expressions() (list []expr.Any) {
-	for _, c := range r.conditions {
-		list = append(list, c.expressions()...)
+// compile returns what the kernel knows a rule as.
+func compile(rule string) (list []expr.Any) {
+	for words := strings.Split(rule, " "); len(words) > 0; words = words[2:] {
+		op := expr.CmpOpEq
+		if words[0] == "!" {
+			op, words = expr.CmpOpNeq, words[1:]
+		}
+		switch value := words[1]; words[0] {
+		case "-i":
+			list = append(list, compare(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}, op, append([]byte(value), 0))...)
+		case "-o":
+			list = append(list, compare(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}, op, append([]byte(value), 0))...)
+		case "-s":
+			list = append(list, inSubnet(12, op, netip.MustParsePrefix(value))...) // where the header of IPv4 has the source
+		case "-d":
+			list = append(list, inSubnet(16, op, netip.MustParsePrefix(value))...)
+		case "--ctstate":
+			info := &xt.ConntrackMtinfo3{}
+			info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), 1<<1|1<<2 // ESTABLISHED, RELATED
+			list = append(list, &expr.Match{Name: "conntrack", Rev: 3, Info: info})
+		case "-j":
+			list = append(list, &expr.Counter{}, verdict(value))
+		}
 	}
-	list = append(list, &expr.Counter{})
-	switch r.action {
-	case masquerade:
-		return append(list, &expr.Masq{})
-	case leave:
-		return append(list, &expr.Verdict{Kind: expr.VerdictReturn})
-	default:
-		return append(list, &expr.Verdict{Kind: expr.VerdictAccept})
-	}
+	return list
 }
 
-func (c condition) expressions() []expr.Any {
-	switch c.option {
-	case entering:
-		return c.compare(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}, append([]byte(c.device), 0))
-	case leaving:
-		return c.compare(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}, append([]byte(c.device), 0))
-	case source:
-		return c.inSubnet(sourceOffset)
-	case destination:
-		return c.inSubnet(destinationOffset)
+func verdict(target string) expr.Any {
+	switch target {
+	case "MASQUERADE":
+		return &expr.Masq{}
+	case "RETURN":
+		return &expr.Verdict{Kind: expr.VerdictReturn}
 	default:
-		info := &xt.ConntrackMtinfo3{}
-		info.MatchFlags, info.StateMask = uint16(xt.ConntrackState), stateRelated|stateEstablished
-		return []expr.Any{&expr.Match{Name: "conntrack", Rev: 3, Info: info}}
+		return &expr.Verdict{Kind: expr.VerdictAccept}
 	}
 }
 
 // compare compares what has been loaded.
-func (c condition) compare(load expr.Any, value []byte) []expr.Any {
-	op := expr.CmpOpEq
-	if c.not {
-		op = expr.CmpOpNeq
-	}
+func compare(load expr.Any, op expr.CmpOp, value []byte) []expr.Any {
 	return []expr.Any{load, &expr.Cmp{Op: op, Register: register, Data: value}}
 }
 
 // inSubnet compares an address: its first bytes, if the prefix ends with a byte, else what a mask leaves of it.
-func (c condition) inSubnet(offset uint32) []expr.Any {
-	address, bits := c.subnet.Addr().AsSlice(), c.subnet.Bits()
-	size := addressSize
-	if bits%8 == 0 {
-		size = bits / 8
+func inSubnet(offset uint32, op expr.CmpOp, subnet netip.Prefix) []expr.Any {
+	address, bits := subnet.Addr().AsSlice(), subnet.Bits()
+	size := (bits + 7) / 8
+	if bits%8 != 0 {
+		size = len(address)
 	}
 	load := &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(size)}
-	list := c.compare(load, address[:size])
-	if bits%8 == 0 {
+	list := compare(load, op, address[:size])
+	if size*8 == bits {
 		return list
 	}
-	mask := binaryutil.BigEndian.PutUint32(^uint32(0) << (32 - bits))
 	return slices.Insert(list, 1, expr.Any(&expr.Bitwise{
-		SourceRegister: register, DestRegister: register, Len: addressSize, Mask: mask, Xor: make([]byte, addressSize),
+		SourceRegister: register, DestRegister: register, Len: uint32(size), Mask: net.CIDRMask(bits, 8*size), Xor: make([]byte, size),
 	}))
 }
 
@@ -106,10 +101,12 @@ func identity(list []expr.Any) string {
 	return string(all)
 }
 
-// identities returns the same of rules that are wanted.
-func identities(rules []filterRule) (list []string) {
+// identityOf returns the same for a rule that need not be there.
+func identityOf(rule string) string { return identity(compile(rule)) }
+
+func identities(rules []*nftables.Rule) (list []string) {
 	for _, r := range rules {
-		list = append(list, identity(r.expressions()))
+		list = append(list, identity(r.Exprs))
 	}
 	return list
 }
@@ -124,23 +121,14 @@ func comment(e expr.Any) string {
 	return ""
 }
 
-// mark is the comment of those rules that are ours, between those of others.
-func mark(bridge string) string { return "overweave " + bridge }
-
-func markData(bridge string) []byte {
-	return userdata.AppendString(nil, userdata.TypeComment, mark(bridge))
+// mark returns the comment of those rules that are ours, between those of others, and how it goes with a rule.
+func mark(bridge string) (text string, data []byte) {
+	text = "overweave " + bridge
+	return text, userdata.AppendString(nil, userdata.TypeComment, text)
 }
 
 // marked reports whether a rule is ours.
 func marked(r *nftables.Rule, bridge string) bool {
-	return bytes.Equal(r.UserData, markData(bridge)) ||
-		slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { return comment(e) == mark(bridge) })
+	text, data := mark(bridge)
+	return bytes.Equal(r.UserData, data) || slices.ContainsFunc(r.Exprs, func(e expr.Any) bool { return comment(e) == text })
 }
-
-// isForward reports whether a chain is what iptables-nft knows as FORWARD of the table filter.
-func isForward(c *nftables.Chain) bool {
-	return c.Table.Family == filterFamily && c.Table.Name == "filter" && c.Name == "FORWARD" && forwards(c)
-}
-
-// forwards reports whether all that is forwarded goes through a chain.
-func forwards(c *nftables.Chain) bool { return c.Hooknum != nil && *c.Hooknum == unix.NF_INET_FORWARD }

@@ -34,21 +34,22 @@ func TestRulesAreThoseOfIptables(t *testing.T) {
 	}
 	require.Len(t, recorded, len(f.forwarding()))
 	for _, r := range f.forwarding() {
-		require.Equal(t, recorded[r.String()], hex.EncodeToString([]byte(identity(r.expressions()))), "%s", r)
+		require.Equal(t, recorded[r], hex.EncodeToString([]byte(identityOf(r))), r)
 	}
 }
 
 func TestMarks(t *testing.T) {
+	ours := func(bridge string) []byte { _, data := mark(bridge); return data }
 	text := func(s string) *xt.Comment { c := xt.Comment(s); return &c }
 	for _, tt := range []struct {
 		what   string
 		rule   nftables.Rule
 		marked bool
 	}{
-		{"ours", nftables.Rule{UserData: markData("weave")}, true},
+		{"ours", nftables.Rule{UserData: ours("weave")}, true},
 		{"restored by iptables", nftables.Rule{Exprs: []expr.Any{&expr.Match{Name: "comment", Info: text("overweave weave")}}}, true},
 		{"bare", nftables.Rule{}, false},
-		{"of another bridge", nftables.Rule{UserData: markData("wheel")}, false},
+		{"of another bridge", nftables.Rule{UserData: ours("wheel")}, false},
 		{"of others", nftables.Rule{UserData: userdata.AppendString(nil, userdata.TypeComment, "overweave")}, false},
 		{"of others, by iptables", nftables.Rule{Exprs: []expr.Any{&expr.Match{Name: "comment", Info: text("x")}}}, false},
 		{"nonsense", nftables.Rule{UserData: []byte{0, 200, 1}}, false},

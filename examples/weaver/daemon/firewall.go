@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -87,13 +88,14 @@ func (f *firewall) look() {
 	if err != nil {
 		return
 	}
+	added := strings.Join(done.Added, ", ")
 	switch {
 	case len(done.Added)+done.Removed == 0:
 	case f.made && slices.Equal(subnets, f.status.Exposed):
 		f.status.Repairs++
-		f.log.Warn("rules of the firewall were missing, they are there again", "rules", done.Added, "removed", done.Removed)
+		f.log.Warn("rules of the firewall were missing, they are there again", "added", added, "removed", done.Removed)
 	default:
-		f.log.Info("rules of the firewall", "added", done.Added, "removed", done.Removed)
+		f.log.Info("rules of the firewall", "added", added, "removed", done.Removed)
 	}
 	f.made, f.status.Exposed = true, subnets
 }
