@@ -39,14 +39,17 @@ func newGateway(t *testing.T) *gateway {
 	_, err = l.Link(g.Host, server, lab.LinkConfig{A: netip.MustParsePrefix("192.0.2.1/24"), B: netip.MustParsePrefix("192.0.2.2/24")})
 	require.NoError(t, err)
 	g.server, g.container = server, g.host.container("c1")
-	g.nft(func(c *nftables.Conn) {
-		policy := nftables.ChainPolicyDrop
-		chain := forwardChain()
-		chain.Policy = &policy
-		c.AddTable(chain.Table)
-		c.AddChain(chain)
-	})
+	g.nft(dropForwarded)
 	return g
+}
+
+// dropForwarded has a host drop what no rule accepts.
+func dropForwarded(c *nftables.Conn) {
+	policy := nftables.ChainPolicyDrop
+	chain := forwardChain()
+	chain.Policy = &policy
+	c.AddTable(chain.Table)
+	c.AddChain(chain)
 }
 
 // forwardChain is where iptables-nft forwards or drops.
@@ -159,6 +162,29 @@ func TestOutside(t *testing.T) {
 	end(t, cmd, syscall.SIGTERM)
 	require.Contains(t, log.String(), `msg="rules of the firewall" added="" removed=3`)
 	require.Equal(t, before, g.rules())
+}
+
+// TestFilteredOverlay has two hosts that filter what is bridged, and drop what nobody accepts.
+func TestFilteredOverlay(t *testing.T) {
+	labtest.Require(t)
+	ctx, c := newCluster(t, "", "--mode", "bridge")
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Do(func() error {
+			const setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+			if err := os.WriteFile(setting, []byte("1"), 0); err != nil {
+				labtest.Unavailable(t, fmt.Errorf("the kernel does not filter what is bridged: %w", err))
+			}
+			conn, err := nftables.New()
+			require.NoError(t, err)
+			dropForwarded(conn)
+			return conn.Flush()
+		}))
+		require.NoError(t, h.Launch(ctx))
+	}
+	for _, h := range c.Hosts {
+		require.NoError(t, h.Attach(ctx))
+	}
+	require.NoError(t, c.Hosts[0].Reach(ctx, c.Hosts[1].Address.Addr()))
 }
 
 // TestFirewallOfKilledDaemon: rules of an ended daemon are removed by `weaver reset`, or by the next one if that has another bridge.
