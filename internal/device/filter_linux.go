@@ -199,7 +199,8 @@ func hostObstacles(f Firewall) (list []string) {
 	}
 	forward, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	if err == nil && len(f.Exposed) > 0 && bytes.Equal(bytes.TrimSpace(forward), []byte("0")) {
-		list = append(list, "the host does not forward, so containers do not reach the outside, nor it them: `sysctl -w net.ipv4.ip_forward=1` changes that")
+		list = append(list, "the host does not forward, so containers do not reach the outside, nor it them: "+
+			"`sysctl -w net.ipv4.ip_forward=1` changes that")
 	}
 	return list
 }
