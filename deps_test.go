@@ -58,7 +58,7 @@ fastdp/ipsec/ipsectest   | fastdp/ipsec                                   | -   
 fastdp/fastdptest        | fastdp fastdp/ipsec mesh/overlay mesh/peer odp | -                                   | fakes of fastdp's seams
 
 internal/ethtool         | -                                              | golang.org/x/sys                    | one request to the kernel that two packages need
-internal/device          | internal/ethtool                               | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables golang.org/x/sys | wiring of the host
+internal/device          | internal/ethtool                               | github.com/vishvananda/netlink github.com/vishvananda/netns github.com/google/nftables github.com/mdlayher/netlink golang.org/x/sys | wiring of the host; mdlayher/netlink for deadlines of nftables
 internal/lab             | internal/device                                | github.com/vishvananda/netlink github.com/vishvananda/netns golang.org/x/sys | hosts made of namespaces
 internal/lab/...         | internal/lab internal/device                   | golang.org/x/sys                    | parts of the lab
 internal/bench           | all                                            | all                                 | a command that measures everything

@@ -33,7 +33,8 @@ type launchFlags struct {
 	trusted, overlays                        []string
 	port                                     uint16
 	connLimit, minProtocol, mtu, dnsTTL      int
-	noDiscovery, noDNS, noTAP, expose        bool
+	noDiscovery, noDNS, noTAP                bool
+	expose, noMasquerade                     bool
 	dnsForwardTimeout, ipallocReclaim, grace time.Duration
 }
 
@@ -59,7 +60,7 @@ func newReset() *cobra.Command {
 	c := daemon.Config{}
 	cmd := &cobra.Command{
 		Use:   "reset",
-		Short: "Remove what an ended daemon left on this host: interfaces, bridge, datapath and encryption; not its files",
+		Short: "Remove what an ended daemon left on this host: interfaces, bridge, firewall rules, datapath and encryption; not its files",
 		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return daemon.Reset(c) },
 	}
@@ -93,7 +94,8 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 	s.StringSliceVar(&f.overlays, "overlays", nil, "overlays to offer to peers: fastdp2, fastdp, sleeve2, sleeve (default: all there are)")
 	s.IntVar(&f.mtu, "mtu", 0, "MTU of bridge and containers in bytes, 0 for the default of 1376")
 	s.BoolVar(&f.noTAP, "no-tap", false, "join the bridge with a packet socket even if there are TAP devices")
-	s.BoolVar(&f.expose, "expose", false, "give the host itself an address on the overlay")
+	s.BoolVar(&f.expose, "expose", false, "give the host itself an address on the overlay, and have it connect containers and the outside")
+	s.BoolVar(&f.noMasquerade, "no-masquerade", false, "expose without rewriting addresses")
 
 	s.StringVar(&f.ipallocRange, "ipalloc-range", "10.32.0.0/12", "range to give addresses from, the same on all peers; blank: none are given")
 	s.StringVar(&f.ipallocSubnet, "ipalloc-default-subnet", "", "subnet for containers that ask for none (default: the range)")
@@ -117,7 +119,8 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 	c = daemon.Config{
 		Version: version, Nickname: f.nickname, Port: f.port, Peers: peers, Password: []byte(f.password),
 		ConnLimit: f.connLimit, NoDiscovery: f.noDiscovery, MinProtocol: f.minProtocol,
-		Mode: daemon.Mode(f.mode), Overlays: f.overlays, Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP, Expose: f.expose,
+		Mode: daemon.Mode(f.mode), Overlays: f.overlays, Bridge: f.bridge, MTU: f.mtu, NoTAP: f.noTAP,
+		Expose: f.expose, NoMasquerade: f.noMasquerade,
 		NoDNS: f.noDNS, DNSDomain: f.dnsDomain, DNSListen: f.dnsListen, DNSTTL: time.Duration(f.dnsTTL) * time.Second,
 		DNSForwardTimeout: f.dnsForwardTimeout, ResolvConf: f.resolvConf,
 		ReclaimAfter: f.ipallocReclaim, Grace: f.grace, HTTPAddr: f.httpAddr, MetricsAddr: f.metricsAddr, DBPrefix: f.dbPrefix,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -18,8 +17,6 @@ const (
 	portWait = 1500 * time.Millisecond
 	portPoll = time.Millisecond
 )
-
-var multicast = netip.MustParsePrefix("224.0.0.0/4")
 
 // Attach connects a container to a bridge: with a new veth pair, or by the one that it has from an earlier call, which then
 // only gets the addresses that it lacks. It tells the neighbours of new addresses.

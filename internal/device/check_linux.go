@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 )
 
 // maxName is how long the name of a network device may be, in bytes.
@@ -12,8 +13,8 @@ const maxName = 15
 
 func checkNames(names ...string) error {
 	for _, name := range names {
-		if name == "" || len(name) > maxName {
-			return fmt.Errorf("%q is no name for a network device: it has 1 to %d bytes", name, maxName)
+		if name == "" || len(name) > maxName || strings.ContainsAny(name, " /") {
+			return fmt.Errorf("%q is no name for a network device: it has 1 to %d bytes, no space and no slash", name, maxName)
 		}
 	}
 	return nil

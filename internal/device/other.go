@@ -70,3 +70,9 @@ func Overlap(netip.Prefix, string) (string, error) { return "", errors.ErrUnsupp
 
 // Exists is for Linux.
 func Exists(string) (bool, error) { return false, errors.ErrUnsupported }
+
+// EnsureFirewall is for Linux.
+func EnsureFirewall(Firewall) (Firewalled, error) { return Firewalled{}, errors.ErrUnsupported }
+
+// RemoveFirewall is for Linux.
+func RemoveFirewall(string) error { return errors.ErrUnsupported }

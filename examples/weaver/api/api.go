@@ -73,6 +73,15 @@ type BridgeStatus struct {
 	PortNote  string         `json:",omitempty"` // why it is not the better one
 	Trouble   string         `json:",omitempty"` // why the host has no address, if it is to have one
 	MTU       int
+	Firewall  FirewallStatus
+}
+
+// FirewallStatus describes the rules of the host's packet filter for the overlay.
+type FirewallStatus struct {
+	Exposed    []netip.Prefix `json:",omitempty"` // subnets of the overlay that the host connects to the outside
+	Masquerade bool           // what crosses between these and the outside gets the host's addresses
+	Repairs    int            // how often rules were missing that had been there
+	Trouble    []string       `json:",omitempty"` // sentences about what may stop the overlay's traffic
 }
 
 // DNSStatus describes the name service.

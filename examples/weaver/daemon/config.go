@@ -56,6 +56,9 @@ type Config struct {
 	NoTAP bool
 	// Expose gives the host itself an address on the overlay, on the bridge. It needs Range.
 	Expose bool
+	// NoMasquerade leaves the addresses as they are of what crosses between the overlay and elsewhere, by an exposed host. Else it
+	// gets the host's, so that neither side needs a route to the other.
+	NoMasquerade bool
 
 	// Range is what addresses are given from, the same on all peers. Zero: no addresses are given out.
 	Range netip.Prefix

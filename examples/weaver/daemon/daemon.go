@@ -39,6 +39,7 @@ type daemon struct {
 
 	state     *state
 	bridge    *bridge
+	firewall  *firewall
 	sleeve    *sleeve.Overlay
 	datapath  *fastdp.Datapath // nil without
 	protector *ipsec.Protector // nil without
@@ -75,7 +76,7 @@ func Run(ctx context.Context, c Config) (err error) {
 
 // open builds the parts, each on those before it, and starts nothing.
 func (d *daemon) open() error {
-	steps := []func() error{d.openState, d.openSockets, d.checkRange, d.openBridge, d.buildMesh, d.buildIPAM, d.buildDNS, d.buildAttacher}
+	steps := []func() error{d.openState, d.openSockets, d.checkRange, d.openBridge, d.openFirewall, d.buildMesh, d.buildIPAM, d.buildDNS, d.buildAttacher}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -267,6 +268,7 @@ func (d *daemon) run(ctx context.Context) error {
 }
 
 func (d *daemon) runParts(g *group) {
+	g.run("firewall", d.firewall.Run)
 	g.run("frames", d.sleeve.Run)
 	if d.protector != nil {
 		g.run("encryption in the kernel", d.protector.Run)

@@ -55,6 +55,7 @@ func (a *attacher) expose(ctx context.Context) error {
 	a.mu.Lock()
 	a.host = []netip.Prefix{addr}
 	a.mu.Unlock()
+	a.d.firewall.addressesChanged()
 	a.d.log.Info("host is on the overlay", "address", addr)
 	return nil
 }
@@ -69,6 +70,7 @@ func (a *attacher) hide() error {
 	for _, addr := range addrs {
 		errs = append(errs, device.RemoveAddress(a.d.cfg.Bridge, addr))
 	}
+	a.d.firewall.addressesChanged()
 	return errors.Join(errs...)
 }
 
@@ -80,6 +82,15 @@ func (a *attacher) exposed() (addrs []netip.Prefix, trouble string) {
 		trouble = a.trouble.Error()
 	}
 	return slices.Clone(a.host), trouble
+}
+
+// exposedSubnets are those that the host has addresses in.
+func (d *daemon) exposedSubnets() (list []netip.Prefix, err error) {
+	own, err := d.hostAddresses()
+	for _, addr := range own {
+		list = append(list, addr.Masked())
+	}
+	return list, err
 }
 
 // checkRange refuses a range that the host has routes into: containers would not reach what is there, nor it them. If containers
@@ -112,14 +123,18 @@ func (d *daemon) inUse() (list []ipam.Holding, err error) {
 			list = append(list, ipam.Holding{Owner: att.ID, Addr: addr})
 		}
 	}
-	if !d.cfg.Expose {
-		return list, nil
-	}
-	own, err := device.Addresses(d.cfg.Bridge)
+	own, err := d.hostAddresses()
 	for _, addr := range own {
-		if d.cfg.Range.Contains(addr.Addr()) {
-			list = append(list, ipam.Holding{Owner: exposeOwner, Addr: addr})
-		}
+		list = append(list, ipam.Holding{Owner: exposeOwner, Addr: addr})
 	}
 	return list, err
+}
+
+// hostAddresses lists the addresses on the overlay that the host has, also from an earlier run, if it is to have one.
+func (d *daemon) hostAddresses() (list []netip.Prefix, err error) {
+	if !d.cfg.Expose {
+		return nil, nil
+	}
+	list, err = device.Addresses(d.cfg.Bridge)
+	return slices.DeleteFunc(list, func(addr netip.Prefix) bool { return !d.cfg.Range.Contains(addr.Addr()) }), err
 }

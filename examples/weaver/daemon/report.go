@@ -19,6 +19,7 @@ func (d *daemon) overview() api.Report {
 		Attachments: d.attach.List(), Targets: d.targets.list(),
 	}
 	r.Bridge.Addresses, r.Bridge.Trouble = d.attach.exposed()
+	r.Bridge.Firewall = d.firewall.report()
 	if d.datapath != nil {
 		st := d.datapath.Status()
 		r.Datapath = &st

@@ -13,8 +13,8 @@ import (
 	"github.com/overweave/overweave/odp"
 )
 
-// Reset removes what daemons have left on this host: the interfaces of containers, the bridge, datapaths with their tunnels, and
-// last what encrypted these. Only Bridge, Port, HTTPAddr and DBPrefix of the config count. The files stay: they say which addresses
+// Reset removes what daemons have left on this host: the interfaces of containers, the bridge and its firewall rules, datapaths with
+// their tunnels, and last what encrypted these. Only Bridge, Port, HTTPAddr and DBPrefix of the config count. The files stay: they say which addresses
 // are ours, and the containers that had them may come back. It refuses while a daemon runs that has the files, the control socket,
 // or the port.
 func Reset(c Config) error {
@@ -53,7 +53,7 @@ func noDaemon(c Config) error {
 	return socket.Close()
 }
 
-// reset removes devices. Tunnels that stay, as it failed, have to stay encrypted.
+// reset removes devices and firewall rules. Tunnels that stay, as it failed, have to stay encrypted.
 func reset(c Config, st *state) error {
 	attached, err := st.attachments()
 	errs := []error{err}
@@ -63,7 +63,7 @@ func reset(c Config, st *state) error {
 	if err := withDatapaths(func(context.Context, *odp.Conn) error { return nil }); err == nil {
 		errs = append(errs, removeDatapath(c.Bridge), removeDatapath(datapathName))
 	}
-	errs = append(errs, device.RemovePair(innerName), device.RemoveBridge(c.Bridge), st.setWiring(wiring{}))
+	errs = append(errs, device.RemovePair(innerName), device.RemoveBridge(c.Bridge), device.RemoveFirewall(c.Bridge), st.setWiring(wiring{}))
 	return errors.Join(errs...)
 }
 

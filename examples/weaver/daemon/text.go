@@ -70,7 +70,20 @@ func bridgeSummary(r api.Report) string {
 		port += " (" + b.PortNote + ")"
 	}
 	return field("Service", "bridge") + field("Bridge", b.Name) + field("Mode", b.Mode) + field("MTU", b.MTU) + field("Port", port) +
-		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments)) + trouble(b.Trouble)
+		field("Addresses", listOrNone(b.Addresses)) + field("Attached", len(r.Attachments)) + trouble(b.Trouble) + firewallSummary(b.Firewall)
+}
+
+func firewallSummary(f api.FirewallStatus) (text string) {
+	if len(f.Exposed) > 0 {
+		text = field("Exposed", listOrNone(f.Exposed)) + field("Masquerade", enabled(f.Masquerade))
+	}
+	if len(f.Trouble) == 0 {
+		text += field("Firewall", "open for the overlay")
+	}
+	for _, t := range f.Trouble {
+		text += field("Firewall", t)
+	}
+	return text
 }
 
 // trouble is a line if there is any.

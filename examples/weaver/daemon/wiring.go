@@ -9,7 +9,7 @@ import (
 	"github.com/overweave/overweave/internal/device"
 )
 
-// part is a device that a daemon makes for itself, besides those of containers.
+// part is something on the host that a daemon makes for itself, besides the devices of containers.
 type part struct{ Kind, Name string }
 
 // The kinds of parts.
@@ -17,6 +17,7 @@ const (
 	partBridge   = "bridge"
 	partPair     = "veth pair" // named by its outer end
 	partDatapath = "datapath"
+	partFirewall = "firewall" // the rules for the bridge of that name
 )
 
 func (p part) remove() error {
@@ -27,8 +28,18 @@ func (p part) remove() error {
 		return device.RemovePair(p.Name)
 	case partDatapath:
 		return removeDatapath(p.Name)
+	case partFirewall:
+		return device.RemoveFirewall(p.Name)
 	}
 	return fmt.Errorf("a %s is nothing that a daemon makes", p.Kind)
+}
+
+// exists reports whether a part is there. Rules of a firewall say themselves whose they are, so there are none of others.
+func (p part) exists() (bool, error) {
+	if p.Kind == partFirewall {
+		return false, nil
+	}
+	return device.Exists(p.Name)
 }
 
 // wiring is what daemons have made on this host and not removed. It is kept with the state, so that a daemon may remove what one
@@ -40,13 +51,14 @@ type wiring struct {
 
 // wanted are the parts of a mode; whether there is a packet socket, with its pair, is known only later.
 func (m Mode) wanted(bridge string) []part {
+	firewall := part{partFirewall, bridge}
 	switch m {
 	case ModeDirect:
-		return []part{{partDatapath, bridge}}
+		return []part{{partDatapath, bridge}, firewall}
 	case ModeBridged:
-		return []part{{partBridge, bridge}, {partPair, dpOuterName}, {partDatapath, datapathName}}
+		return []part{{partBridge, bridge}, {partPair, dpOuterName}, {partDatapath, datapathName}, firewall}
 	default:
-		return []part{{partBridge, bridge}, {partPair, outerName}}
+		return []part{{partBridge, bridge}, {partPair, outerName}, firewall}
 	}
 }
 
@@ -82,7 +94,7 @@ func (b *bridge) convert(containers int) error {
 // record is called before a part is made or adopted. If it is to be made that is recorded, so that even a daemon that is killed in the
 // next moment leaves nothing for ever. Parts that are there and that nobody has recorded are others'.
 func (b *bridge) record(p part) error {
-	there, err := device.Exists(p.Name)
+	there, err := p.exists()
 	if err != nil || there || slices.Contains(b.wiring.Made, p) {
 		return err
 	}
