@@ -442,6 +442,7 @@ func TestCNIKilled(t *testing.T) {
 	r := h.runtime("pods", "1.1.0", nil)
 	c := h.container("c1")
 	rt := eth0("c1", c.Path())
+	waitFor(t, func() bool { return len(h.report().IPAM.PendingAllocates) == 1 }) // that of the host
 	requireCode(t, types.ErrPluginNotAvailable, "there is no address ring yet", r.GetStatusNetworkList(t.Context(), r.list))
 	waiting := func() bool { return slices.Contains(h.report().IPAM.PendingAllocates, "cni:pods/c1/eth0 10.32.0.0/12") }
 

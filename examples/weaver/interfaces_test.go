@@ -37,6 +37,7 @@ func TestSeveralInterfaces(t *testing.T) {
 	h.start("--expose")
 	again := h.attach(api.AttachRequest{NetNS: c.Path(), Interface: "eth1"})
 	require.Equal(t, "c1b", again.ID)
+	waitFor(t, func() bool { return len(h.report().Bridge.Addresses) == 1 })
 	require.Equal(t, h.report().Bridge.Addresses[0].Addr(), again.Gateway, "the route is still there")
 	require.NoError(t, h.client().Detach(t.Context(), api.DetachRequest{ID: "c1"}))
 	require.NoError(t, h.client().Detach(t.Context(), api.DetachRequest{NetNS: c.Path()}), "the other one")

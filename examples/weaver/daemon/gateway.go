@@ -33,7 +33,8 @@ func (a *attacher) gateway(ctx context.Context, addrs []netip.Prefix) (netip.Add
 }
 
 // chooseGateway returns the first of the host's addresses whose subnet has one of the container's: only then the host knows the
-// way back. The subnet of the container may be a part of that one, hence the route does not ask for a gateway inside it.
+// way back. The subnet of the container may be a part of that one, so that the gateway is outside it. Weave Net (section 4.7 of
+// the ipam specification) gives the host one more address then, in each such subnet.
 func chooseGateway(host, addrs []netip.Prefix) (netip.Addr, error) {
 	for _, h := range host {
 		for _, addr := range addrs {
