@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/stretchr/testify/require"
@@ -54,7 +55,8 @@ func (h *host) runtime(network, version string, more map[string]any) *runtime {
 	require.NoError(h.t, err)
 	list, err := libcni.NetworkConfFromBytes(conf)
 	require.NoError(h.t, err)
-	return &runtime{libcni.NewCNIConfigWithCacheDir([]string{dir}, filepath.Join(dir, "cache"), nil), h.t, list, bin}
+	start := &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}} // without one, calls at the same time race for it
+	return &runtime{libcni.NewCNIConfigWithCacheDir([]string{dir}, filepath.Join(dir, "cache"), start), h.t, list, bin}
 }
 
 func eth0(container, netns string) *libcni.RuntimeConf {
