@@ -11,7 +11,7 @@
 //   - fastdp: the same in the kernel, over an Open vSwitch datapath; fastdp/ipsec: ESP for it.
 //   - odp: the Open vSwitch datapath of the kernel over generic netlink; odp/odptest, its fake.
 //   - crypto: sessions from a password, sealed streams and datagrams, replay windows.
-//   - examples/weaver: a daemon made of all these, and its command line.
+//   - examples/weaver: a daemon made of all these, its command line and its CNI plugin.
 //
 // They speak the wire protocols of Weave Net 2.8. The test of this package holds the table of who may import whom.
 package overweave

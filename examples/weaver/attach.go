@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/internal/device"
 )
 
 // addSocketFlag adds the flag that says where the daemon is.
@@ -19,6 +20,7 @@ func addSocketFlag(cmd *cobra.Command) *string {
 func newAttach() *cobra.Command {
 	var r api.AttachRequest
 	var addrs []string
+	var subnet string
 	cmd := &cobra.Command{
 		Use:   "attach NETNS",
 		Short: "Give a network namespace (path, name or PID) an interface on the overlay; prints its addresses",
@@ -28,8 +30,15 @@ func newAttach() *cobra.Command {
 	cmd.Flags().StringSliceVar(&addrs, "address", nil, "address with prefix length to claim (default: one is given out)")
 	cmd.Flags().StringSliceVar(&r.Names, "name", nil, "name to register for the addresses")
 	cmd.Flags().StringVar(&r.ID, "id", "", "what to call the attachment (default: made from the namespace)")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+	cmd.Flags().StringVar(&r.Interface, "interface", device.DefaultInterface, "name of the interface in the namespace, which may have several")
+	cmd.Flags().StringVar(&subnet, "subnet", "", "subnet to give the address from (default: that of the daemon)")
+	cmd.Flags().BoolVar(&r.DefaultRoute, "default-route", false, "send everything else to the host, which needs an address (launch --expose)")
+	cmd.Flags().BoolVar(&r.NoMulticastRoute, "no-multicast-route", false, "leave multicast to the other routes of the namespace")
+	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		r.NetNS = args[0]
+		if r.Subnet, err = parseSubnet(subnet); err != nil {
+			return fmt.Errorf("--subnet: %w", err)
+		}
 		for _, s := range addrs {
 			p, err := netip.ParsePrefix(s)
 			if err != nil {
@@ -57,7 +66,7 @@ func newDetach() *cobra.Command {
 		Args:  cobra.MaximumNArgs(1),
 	}
 	socket := addSocketFlag(cmd)
-	cmd.Flags().StringVar(&r.ID, "id", "", "the attachment, instead of its namespace")
+	cmd.Flags().StringVar(&r.ID, "id", "", "the attachment, instead of its namespace; needed if that has several")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		r.NetNS = strings.Join(args, "")
 		if (r.NetNS == "") == (r.ID == "") {

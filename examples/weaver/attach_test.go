@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/vishvananda/netlink"
@@ -107,7 +108,7 @@ func TestOneAttachmentForEachNamespace(t *testing.T) {
 	require.ErrorContains(t, err, "is attached already, as byname")
 	require.Equal(t, first.Addresses, addresses(t, c, "ethwe"))
 	_, err = h.client().Attach(t.Context(), api.AttachRequest{NetNS: d.Path(), ID: "byname"})
-	require.ErrorContains(t, err, "byname is attached already, in another namespace")
+	require.ErrorContains(t, err, "byname is attached already, as ethwe in "+c.Path())
 	require.NotEqual(t, first.Addresses, h.attach(api.AttachRequest{NetNS: d.Path()}).Addresses)
 
 	require.NoError(t, h.client().Detach(t.Context(), api.DetachRequest{NetNS: c.Path()}))
@@ -225,6 +226,8 @@ func TestKilledWhileAttaching(t *testing.T) {
 	}()
 	waitFor(t, func() bool { return len(h.report().IPAM.PendingAllocates) == 1 })
 	require.Len(t, h.report().Attachments, 1, "it is on record before anything is done for it")
+	_, err := h.client().Attach(t.Context(), api.AttachRequest{NetNS: h.container("c2").Path(), ID: "c2", Wait: time.Millisecond})
+	require.ErrorContains(t, err, "waiting for the peers to agree on a ring")
 	end(t, daemon, syscall.SIGKILL)
 	require.Error(t, <-failed)
 	h.start()

@@ -10,6 +10,8 @@
 //	weaver leave                      give this host's addresses to the others, before it goes for good
 //	weaver reset                      remove what an ended daemon left on this host
 //	weaver demo                       the whole thing on this machine, in namespaces
+//
+// Called by a container runtime it is a CNI plugin: see package cni.
 package main
 
 import (
@@ -21,12 +23,17 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/overweave/overweave/examples/weaver/cni"
 )
 
 // version is set by the linker in releases.
 var version = "devel"
 
 func main() {
+	if cni.Called() {
+		os.Exit(cni.Main())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := newRoot().ExecuteContext(ctx)
 	interrupted := ctx.Err() != nil

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,12 +22,13 @@ const (
 //
 // If it fails, or ctx ends, what it made is gone again. The error wraps [ErrNoNetNS] or [ErrOwnNetNS] if the namespace is
 // none that can be meant, [ErrNoDevice] if there is no such bridge, [ErrWrongKind] if the container has an interface of
-// that name which does not lead to the bridge, and [ErrAttached] if it leads there by another port than a.HostName.
+// that name which does not lead to the bridge, [ErrAttached] if it leads there by another port than a.HostName, and
+// [ErrRouted] if it is to have a default route and has one that leads elsewhere.
 func Attach(ctx context.Context, a Attachment) (Attached, error) {
 	if a.Interface == "" {
 		a.Interface = DefaultInterface
 	}
-	if err := errors.Join(checkNames(a.HostName, a.Interface), checkAddresses(a.Addresses...)); err != nil {
+	if err := errors.Join(checkNames(a.HostName, a.Interface), checkAddresses(a.Addresses...), checkGateway(a.Gateway)); err != nil {
 		return Attached{}, err
 	}
 	kind := "bridge"
@@ -117,57 +117,18 @@ func (at *attacher) attach(ctx context.Context) error {
 
 // find looks for a pair from an earlier call.
 func (at *attacher) find() (bool, error) {
-	host, err := at.ns.port(at.Interface)
+	host, err := at.ns.portOf(at.Interface, at.bridge)
 	if errors.Is(err, ErrNoDevice) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	if host.Attrs().MasterIndex != at.bridge.Attrs().Index {
-		return false, failed(ErrWrongKind, "%s does not lead to %s", at.Interface, at.Bridge)
-	}
 	if name := host.Attrs().Name; name != at.HostName {
 		return false, fmt.Errorf("%w by %s, not by %s", ErrAttached, name, at.HostName)
 	}
 	at.host = host
 	return true, nil
-}
-
-// port returns the host's end of the pair of which a namespace has the end of that name. The error wraps ErrNoDevice if it
-// has none.
-func (n *NetNS) port(iface string) (netlink.Link, error) {
-	var guest netlink.Link
-	err := n.Do(func() (err error) {
-		guest, err = linkOfType(iface, "veth")
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	host, err := netlink.LinkByIndex(guest.Attrs().ParentIndex)
-	if err != nil || !paired(guest, host) {
-		return nil, failed(ErrWrongKind, "%s does not lead to this host", iface)
-	}
-	return host, nil
-}
-
-// PortOf returns the name of the host's end of the veth pair of which a container has the end called iface; "" if the
-// container has no such interface. Its errors are those of [Attach].
-func PortOf(netns, iface string) (string, error) {
-	ns, err := openContainer(netns)
-	if err != nil {
-		return "", err
-	}
-	defer ns.Close()
-	host, err := ns.port(iface)
-	if errors.Is(err, ErrNoDevice) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	return host.Attrs().Name, nil
 }
 
 // create makes the pair with one end in the container, and the other a port of the bridge.
@@ -225,27 +186,7 @@ func (at *attacher) configure() error {
 	if err := netlink.LinkSetUp(guest); err != nil {
 		return failed(err, "putting %s up", at.Interface)
 	}
-	return failed(at.addMulticastRoute(guest), "adding a route to %s", multicast)
-}
-
-// addMulticastRoute sends multicast of the container our way, if it has no route for it.
-func (at *attacher) addMulticastRoute(guest netlink.Link) error {
-	route := &netlink.Route{LinkIndex: guest.Attrs().Index, Dst: ipNet(multicast), Scope: netlink.SCOPE_LINK}
-	err := netlink.RouteAdd(route)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	if err == nil {
-		at.undo.add(func() error {
-			return at.ns.Do(func() error {
-				if err := netlink.RouteDel(route); !errors.Is(err, unix.ESRCH) { // it may have gone with its address
-					return err
-				}
-				return nil
-			})
-		})
-	}
-	return err
+	return at.addRoutes(guest)
 }
 
 // waitForPort waits until the bridge forwards frames of the new port, or is late with it.

@@ -140,15 +140,15 @@ func TestContainerHasOnePort(t *testing.T) {
 	a := attachment(c[0], 1)
 	attach(t, h, a)
 	within(t, h, func() {
-		name, err := device.PortOf(a.NetNS, "ethwe")
+		name, err := device.PortOf(a.NetNS, "ethwe", "weave")
 		require.NoError(t, err)
 		require.Equal(t, a.HostName, name)
-		name, err = device.PortOf(c[1].Path(), "ethwe")
+		name, err = device.PortOf(c[1].Path(), "ethwe", "weave")
 		require.NoError(t, err)
 		require.Empty(t, name)
-		_, err = device.PortOf(a.NetNS, "lo")
+		_, err = device.PortOf(a.NetNS, "lo", "weave")
 		require.ErrorIs(t, err, device.ErrWrongKind)
-		_, err = device.PortOf(h.Path(), "ethwe")
+		_, err = device.PortOf(h.Path(), "ethwe", "weave")
 		require.ErrorIs(t, err, device.ErrOwnNetNS)
 
 		other := a

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // maxPortMTU is the largest MTU, in bytes, that a TAP takes: it counts the Ethernet header in.
@@ -225,6 +226,9 @@ func remove(name, kind string) error {
 	}
 	if err == nil {
 		err = netlink.LinkDel(link)
+	}
+	if errors.Is(err, unix.ENODEV) { // it went in the same moment, as with its namespace
+		return nil
 	}
 	return failed(err, "removing %s", name)
 }

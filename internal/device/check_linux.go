@@ -29,6 +29,13 @@ func checkAddresses(addrs ...netip.Prefix) error {
 	return nil
 }
 
+func checkGateway(addr netip.Addr) error {
+	if addr.IsValid() && !addr.Is4() {
+		return fmt.Errorf("%s is no IPv4 address for a gateway", addr)
+	}
+	return nil
+}
+
 // hint completes the text of an error that more privileges would have avoided.
 func hint(err error) string {
 	if errors.Is(err, os.ErrPermission) {

@@ -11,6 +11,8 @@ var (
 	ErrWrongKind = errors.New("there is a device of this name, but of another kind")
 	// ErrNoDevice says that there is no network device of the name.
 	ErrNoDevice = errors.New("no such network device")
+	// ErrRouted says that a container has another default route already.
+	ErrRouted = errors.New("the container has another default route already")
 	// ErrAttached says that a container is attached already, and not by what was asked for.
 	ErrAttached = errors.New("the container is attached already")
 )
@@ -58,6 +60,11 @@ type Attachment struct {
 	MTU int
 	// Addresses of the container's end, IPv4, each with the length of its subnet's prefix.
 	Addresses []netip.Prefix
+	// Gateway is where the container's default route leads; it need not be in the subnet of an address, but on the other side
+	// of the interface. Invalid: it gets no such route.
+	Gateway netip.Addr
+	// NoMulticastRoute leaves multicast to other routes; else it gets one, unless it has one.
+	NoMulticastRoute bool
 }
 
 // Attached is what [Attach] has done.

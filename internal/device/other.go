@@ -57,7 +57,13 @@ func Addresses(string) ([]netip.Prefix, error) { return nil, errors.ErrUnsupport
 func Attach(context.Context, Attachment) (Attached, error) { return Attached{}, errors.ErrUnsupported }
 
 // PortOf is for Linux.
-func PortOf(netns, iface string) (string, error) { return "", errors.ErrUnsupported }
+func PortOf(netns, iface, bridge string) (string, error) { return "", errors.ErrUnsupported }
+
+// Ports is for Linux.
+func Ports(netns string) ([]string, error) { return nil, errors.ErrUnsupported }
+
+// Gateways is for Linux.
+func Gateways(device string) ([]netip.Addr, error) { return nil, errors.ErrUnsupported }
 
 // Veths is for Linux.
 func Veths() (map[string]bool, error) { return nil, errors.ErrUnsupported }

@@ -25,12 +25,25 @@ type AttachRequest struct {
 	// NetNS is the namespace: a path, a name below /run/netns, or the ID of a process in it.
 	NetNS string `json:"netns"`
 	// ID names the attachment; addresses and names belong to it. A container that comes back under its ID within some seconds
-	// keeps its address. Empty: the name of the namespace, or a random one; what is attached already keeps its ID.
+	// keeps its address. Empty: the name of the namespace, with "/" and the interface if that is not the usual one, or a random
+	// one; what is attached already keeps its ID.
 	ID string `json:"id,omitempty"`
+	// Interface is what the interface is called in the namespace, which may have several, each an attachment of its own.
+	// Empty: ethwe.
+	Interface string `json:"interface,omitempty"`
 	// Addresses to claim, with prefix lengths. None: the allocator gives one.
 	Addresses []netip.Prefix `json:"addresses,omitempty"`
+	// Subnet is what the allocator is to give the address from. Zero: the daemon's default subnet.
+	Subnet netip.Prefix `json:"subnet,omitzero"`
+	// DefaultRoute has everything that the namespace has no other route for go to the address that the host has on the overlay.
+	// It waits until the host has it.
+	DefaultRoute bool `json:"defaultRoute,omitempty"`
+	// NoMulticastRoute leaves multicast to the other routes of the namespace.
+	NoMulticastRoute bool `json:"noMulticastRoute,omitempty"`
 	// Names to register in the DNS domain for the addresses, with or without the domain.
 	Names []string `json:"names,omitempty"`
+	// Wait is how long the daemon is to try; then it says why it could not. Zero: as long as the client waits.
+	Wait time.Duration `json:"wait,omitempty"`
 }
 
 // Attachment is a namespace with an interface on the overlay.
@@ -41,9 +54,11 @@ type Attachment struct {
 	Port      string         `json:"port"`      // the host's end of it
 	Addresses []netip.Prefix `json:"addresses"` // none while it waits for one
 	Names     []string       `json:"names,omitempty"`
+	Gateway   netip.Addr     `json:"gateway,omitzero"` // where the default route leads, if it was asked for
+	MAC       string         `json:"mac,omitempty"`    // of the interface; in answers, not in reports
 }
 
-// DetachRequest asks to take an attachment away again. NetNS may be given instead of ID.
+// DetachRequest asks to take an attachment away again. NetNS may be given instead of ID, if it has but one.
 type DetachRequest struct {
 	NetNS string `json:"netns,omitempty"`
 	ID    string `json:"id,omitempty"`

@@ -16,6 +16,26 @@ import (
 	"syscall"
 )
 
+// ErrNotAttached is what [Client.Detach] fails with if there is nothing to detach.
+var ErrNotAttached = errors.New("not attached")
+
+// Error is what a daemon says if it does not do what it is asked to. Other errors of a [Client] mean that nobody knows what
+// the daemon has done: it cannot be reached, or went away.
+type Error struct {
+	// Status is that of HTTP: 404 if there is no such thing, 409 if others have what is asked for, 422 if the daemon is not
+	// configured to give it, 503 if it may be had later, 400 for everything else.
+	Status int
+	// Text is one sentence.
+	Text string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Is reports whether this is [ErrNotAttached].
+func (e *Error) Is(target error) bool {
+	return target == ErrNotAttached && e.Status == http.StatusNotFound
+}
+
 // Client talks to a daemon. It is safe for concurrent use and keeps no connection open.
 type Client struct {
 	address string
@@ -39,7 +59,7 @@ func (c *Client) Attach(ctx context.Context, r AttachRequest) (a Attachment, err
 	return a, c.call(ctx, http.MethodPost, "/attach", r, &a)
 }
 
-// Detach takes an attachment away.
+// Detach takes an attachment away. It fails with [ErrNotAttached] if there is none.
 func (c *Client) Detach(ctx context.Context, r DetachRequest) error {
 	return c.call(ctx, http.MethodPost, "/detach", r, nil)
 }
@@ -116,7 +136,7 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte) ([]by
 		return nil, c.explain(err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return nil, errors.New(strings.TrimSpace(string(answer)))
+		return nil, &Error{Status: resp.StatusCode, Text: strings.TrimSpace(string(answer))}
 	}
 	return answer, nil
 }

@@ -53,7 +53,13 @@ func (a *attacher) List() []api.Attachment {
 // Attach gives a namespace an interface. Addresses come first, since they may take long; then the names, then the interface.
 // If a step fails, what this request has done is undone, and what others have done stays.
 func (a *attacher) Attach(ctx context.Context, r api.AttachRequest) (att api.Attachment, err error) {
-	ns, unlock, err := a.lockNamespace(ctx, r.NetNS)
+	if r.Wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.Wait)
+		defer cancel()
+	}
+	r.Interface = cmp.Or(r.Interface, device.DefaultInterface)
+	ns, unlock, err := a.lockNamespace(ctx, r.NetNS, r.Interface)
 	if err != nil {
 		return att, err
 	}
@@ -74,8 +80,8 @@ func (a *attacher) Attach(ctx context.Context, r api.AttachRequest) (att api.Att
 		}
 	}
 	att = api.Attachment{
-		ID: id, NetNS: ns.path, Interface: device.DefaultInterface, Port: cmp.Or(ns.port, hostName(id)),
-		Addresses: before.Addresses, Names: before.Names,
+		ID: id, NetNS: ns.path, Interface: r.Interface, Port: cmp.Or(ns.port, hostName(id)),
+		Addresses: before.Addresses, Names: before.Names, Gateway: before.Gateway,
 	}
 	if other, taken := a.ofPort(att.Port); taken && other != id {
 		return att, fmt.Errorf("the interface of %s would be called as that of %s is: choose another name with --id", id, other)
@@ -100,9 +106,14 @@ func (a *attacher) attach(ctx context.Context, att *api.Attachment, r api.Attach
 	}
 	held := a.holds(att.ID)
 	undo.add(func(ctx context.Context) error { return a.freeBut(ctx, att.ID, held) })
-	addrs, err := a.addresses(ctx, att.ID, r.Addresses)
+	addrs, err := a.addresses(ctx, att.ID, r)
 	if err != nil {
 		return err
+	}
+	if r.DefaultRoute {
+		if att.Gateway, err = a.gateway(ctx, addrs); err != nil {
+			return err
+		}
 	}
 	att.Addresses = mergeSorted(before.Addresses, addrs, netip.Prefix.Compare)
 	att.Names = mergeSorted(before.Names, r.Names, strings.Compare)
@@ -116,14 +127,16 @@ func (a *attacher) attach(ctx context.Context, att *api.Attachment, r api.Attach
 	if err := a.put(*att); err != nil {
 		return err
 	}
-	return a.wire(ctx, *att, undo)
+	att.MAC, err = a.wire(ctx, *att, r.NoMulticastRoute, undo)
+	return err
 }
 
-// wire makes the interface, or gives it what it lacks. It is the last step, and undoes itself if it fails.
-func (a *attacher) wire(ctx context.Context, att api.Attachment, undo *rollback) error {
+// wire makes the interface, or gives it what it lacks, and returns its MAC address. It is the last step, and undoes itself if
+// it fails.
+func (a *attacher) wire(ctx context.Context, att api.Attachment, noMulticast bool, undo *rollback) (string, error) {
 	to := device.Attachment{
 		Bridge: a.d.cfg.Bridge, NetNS: att.NetNS, HostName: att.Port, Interface: att.Interface,
-		MTU: a.d.cfg.MTU, Addresses: att.Addresses,
+		MTU: a.d.cfg.MTU, Addresses: att.Addresses, Gateway: att.Gateway, NoMulticastRoute: noMulticast,
 	}
 	if a.d.bridge.mode == ModeDirect {
 		to.Join = func(port string) error {
@@ -131,8 +144,8 @@ func (a *attacher) wire(ctx context.Context, att api.Attachment, undo *rollback)
 			return a.d.joinDatapath(port)
 		}
 	}
-	_, err := device.Attach(ctx, to)
-	return err
+	done, err := device.Attach(ctx, to)
+	return done.MAC.String(), err
 }
 
 // inherit is for a container that comes back under its ID, in a new namespace: it keeps its addresses, unless it asks for
@@ -145,7 +158,7 @@ func (a *attacher) inherit(ctx context.Context, old api.Attachment, r api.Attach
 		return api.Attachment{}, false, a.end(ctx, old)
 	}
 	a.unregister(old.ID)
-	old.Names = nil
+	old.Names, old.Gateway = nil, netip.Addr{}
 	return old, true, nil
 }
 
@@ -166,7 +179,7 @@ func (a *attacher) awaitEnd(ctx context.Context, old api.Attachment) error {
 		select {
 		case <-tick.C:
 		case <-late.C:
-			return fmt.Errorf("%s is attached already, in another namespace (%s): detach it first", old.ID, old.NetNS)
+			return fmt.Errorf("%s is attached already, as %s in %s: detach it first", old.ID, old.Interface, old.NetNS)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -174,18 +187,18 @@ func (a *attacher) awaitEnd(ctx context.Context, old api.Attachment) error {
 }
 
 // addresses returns what the namespace is to have: what was asked for, claimed, or what the allocator gives.
-func (a *attacher) addresses(ctx context.Context, id string, asked []netip.Prefix) ([]netip.Prefix, error) {
-	if len(asked) == 0 {
+func (a *attacher) addresses(ctx context.Context, id string, r api.AttachRequest) ([]netip.Prefix, error) {
+	if len(r.Addresses) == 0 {
 		if a.d.ipam == nil {
-			return nil, errors.New("no address was asked for, and the daemon gives none out: it runs without --ipalloc-range")
+			return nil, fmt.Errorf("%w: no address was asked for, and it runs without --ipalloc-range", errUnfit)
 		}
-		addr, err := a.d.ipam.Allocate(ctx, id, netip.Prefix{})
+		addr, err := a.d.ipam.Allocate(ctx, id, r.Subnet)
 		if err != nil {
 			return nil, err
 		}
 		return []netip.Prefix{addr}, nil
 	}
-	for _, addr := range asked {
+	for _, addr := range r.Addresses {
 		if a.d.ipam == nil {
 			break
 		}
@@ -193,7 +206,7 @@ func (a *attacher) addresses(ctx context.Context, id string, asked []netip.Prefi
 			return nil, err
 		}
 	}
-	return asked, nil
+	return r.Addresses, nil
 }
 
 // holds lists the addresses that the allocator has on record for an attachment.
@@ -239,7 +252,7 @@ func (a *attacher) Detach(ctx context.Context, r api.DetachRequest) error {
 	defer unlock()
 	att, known := a.get(id)
 	if !known && len(a.holds(id)) == 0 {
-		return fmt.Errorf("%s is not attached", id)
+		return fmt.Errorf("%s is %w", id, api.ErrNotAttached)
 	}
 	att.ID = id
 	if err := a.end(context.WithoutCancel(ctx), att); err != nil {

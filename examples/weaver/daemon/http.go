@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/overweave/overweave/examples/weaver/api"
+	"github.com/overweave/overweave/ipam"
 )
 
 const (
@@ -106,11 +107,30 @@ func handle[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerF
 		}
 		out, err := f(r.Context(), in)
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+			http.Error(w, err.Error(), statusOf(err))
 			return
 		}
 		writeJSON(w, out)
 	}
+}
+
+// errUnfit is wrapped by errors about what a daemon with another configuration would do.
+var errUnfit = errors.New("the daemon is not configured for that")
+
+// statusOf returns what clients are told about an error besides its text; see [api.Error].
+func statusOf(err error) int {
+	is := func(kind error) bool { return errors.Is(err, kind) }
+	switch {
+	case is(api.ErrNotAttached):
+		return http.StatusNotFound
+	case is(ipam.ErrConflict):
+		return http.StatusConflict
+	case is(errUnfit), is(ipam.ErrOutOfRange), is(ipam.ErrInvalidSubnet):
+		return http.StatusUnprocessableEntity
+	case is(context.Canceled), is(context.DeadlineExceeded), is(ipam.ErrBusy), is(ipam.ErrStore), is(ipam.ErrClosed):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusBadRequest
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

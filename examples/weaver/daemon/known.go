@@ -35,16 +35,18 @@ func hostName(id string) string {
 	return device.HostName(strings.ToLower(base32.StdEncoding.EncodeToString(sum[:])))
 }
 
-// namespace is a network namespace that a request is about.
+// namespace is a network namespace that a request is about, and an interface in it.
 type namespace struct {
-	ref  string // what the request calls it
-	path string
-	port string // the host's end of the interface that it has already; "" if it has none
+	ref   string // what the request calls it
+	path  string
+	iface string
+	port  string // the host's end of the interface, if it is there already; "" if not
 }
 
-// lockNamespace finds a namespace and waits for its turn to work on it, by whatever name others call it.
-func (a *attacher) lockNamespace(ctx context.Context, ref string) (ns namespace, unlock func(), err error) {
-	ns = namespace{ref: ref}
+// lockNamespace finds a namespace and waits for its turn to work on it, by whatever name others call it. It fails if the
+// interface is there and is not ours.
+func (a *attacher) lockNamespace(ctx context.Context, ref, iface string) (ns namespace, unlock func(), err error) {
+	ns = namespace{ref: ref, iface: iface}
 	if ns.path, err = device.ResolveNetNS(ref); err != nil {
 		return ns, nil, err
 	}
@@ -55,15 +57,15 @@ func (a *attacher) lockNamespace(ctx context.Context, ref string) (ns namespace,
 	if unlock, err = a.lock(ctx, fmt.Sprintf("namespace %d:%d", st.Dev, st.Ino)); err != nil {
 		return ns, nil, err
 	}
-	if ns.port, err = device.PortOf(ns.path, device.DefaultInterface); err != nil {
+	if ns.port, err = device.PortOf(ns.path, iface, a.d.cfg.Bridge); err != nil {
 		unlock()
 		return ns, nil, err
 	}
 	return ns, unlock, nil
 }
 
-// identify returns what to call a namespace's attachment: what it is called already; else what the request says; else the
-// name of the namespace if it has one; else something random, as the kernel gives the numbers of the dead to the living.
+// identify returns what to call an attachment: what it is called already; else what the request says; else the name of the
+// namespace if it has one; else something random, as the kernel gives the numbers of the dead to the living.
 func (a *attacher) identify(ns namespace, asked string) (string, error) {
 	id, known := a.ofPort(ns.port)
 	switch {
@@ -73,8 +75,10 @@ func (a *attacher) identify(ns namespace, asked string) (string, error) {
 		return id, nil
 	case asked != "":
 		id = asked
-	case filepath.Base(ns.path) == ns.ref:
+	case filepath.Base(ns.path) == ns.ref && ns.iface == device.DefaultInterface:
 		id = ns.ref
+	case filepath.Base(ns.path) == ns.ref:
+		id = ns.ref + "/" + ns.iface
 	default:
 		id = "netns-" + strings.ToLower(rand.Text())
 	}
@@ -90,17 +94,25 @@ func (a *attacher) find(ref string) (string, error) {
 		}
 		return "", err
 	}
-	port, err := device.PortOf(path, device.DefaultInterface)
+	ports, err := device.Ports(path)
 	if err != nil {
 		return "", err
 	}
-	if id, known := a.ofPort(port); known {
-		return id, nil
+	var ids []string
+	for _, port := range ports {
+		if id, known := a.ofPort(port); known {
+			ids = append(ids, id)
+		}
 	}
-	if _, known := a.get(ref); known && filepath.Base(path) == ref {
+	switch _, known := a.get(ref); {
+	case len(ids) == 1:
+		return ids[0], nil
+	case len(ids) > 1:
+		return "", fmt.Errorf("%s has %d attachments, %s: say which one by its ID", ref, len(ids), strings.Join(ids, ", "))
+	case known && filepath.Base(path) == ref:
 		return ref, nil
 	}
-	return "", fmt.Errorf("%s is not attached", ref)
+	return "", fmt.Errorf("%s is %w", ref, api.ErrNotAttached)
 }
 
 // ofPort returns the ID of the attachment that has a port.
