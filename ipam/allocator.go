@@ -108,8 +108,9 @@ func (m membership) names() []peer.Name {
 // peers to give us space, as long as ctx allows; see [ErrNoRing] and [ErrExhausted].
 //
 // The subnet's first and last address are not given out: of IPv4 those of network and broadcast; of IPv6 the first is the
-// anycast address of routers (RFC 4291, 2.6.1), and the last is left out to have one rule. If ctx ends at the same moment as an address is found, the
-// address stays with the owner, who may ask again or be freed.
+// anycast address of routers (RFC 4291, 2.6.1), and the last is left out to have one rule. If the call fails although an address was
+// found, since ctx ends at that moment or the store fails, the address stays with the owner, who may ask again or be freed; one of
+// [Anonymous] is taken back.
 func (a *Allocator) Allocate(ctx context.Context, owner string, subnet netip.Prefix) (netip.Prefix, error) {
 	if !subnet.IsValid() {
 		subnet = a.core.subnet
@@ -129,15 +130,28 @@ func (a *Allocator) Allocate(ctx context.Context, owner string, subnet netip.Pre
 	}
 	if w != nil {
 		if err := a.wait(ctx, w); err != nil {
+			a.disown(owner, w.result)
 			return netip.Prefix{}, fmt.Errorf("ipam: allocate in %v for %s: %w", subnet, owner, err)
 		}
 		a.mu.Lock()
 		b, p = a.unlock(), w.result
 	}
 	if err := b.wait(ctx); err != nil {
+		a.disown(owner, p)
 		return netip.Prefix{}, fmt.Errorf("ipam: allocate for %s: %w", owner, err)
 	}
 	return p, nil
+}
+
+// disown takes back an address that nobody will ever hear of: its owner is [Anonymous], and the call has failed.
+func (a *Allocator) disown(owner string, p netip.Prefix) {
+	if owner != Anonymous || !p.IsValid() {
+		return
+	}
+	a.mu.Lock()
+	defer a.unlock()
+	a.core.letGo(p.Addr().String(), func(x netip.Prefix) bool { return x.Addr() == p.Addr() })
+	a.core.retryAllocs(a.now())
 }
 
 // Claim records that owner has an address, which it got elsewhere or in an earlier life. If the address lies in another

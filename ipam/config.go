@@ -26,8 +26,10 @@ const (
 	// suspicion is how long a ring that was loaded from the store is not trusted, unless a peer confirms it before:
 	// while we were away, others may have taken our pieces over.
 	suspicion = 5 * time.Second
-	// sendTimeout bounds the wait for room in the carrier's queue.
+	// sendTimeout bounds the wait for room in the carrier's queue, for all that is to be sent at one time; leastWait is what
+	// each peer has even so. With both, all that an outbox holds for peers is tried within surveyFor.
 	sendTimeout = time.Second
+	leastWait   = time.Millisecond
 	// maxWaiting is how many calls may wait; further ones fail with ErrBusy.
 	maxWaiting = 1 << 16
 	// maxOwner is the length of an owner, in bytes.

@@ -70,6 +70,7 @@ type core struct {
 
 	dirty dirty
 	out   outbox
+	worn  bool // it was said that versions are used up
 }
 
 // dirty is what the next commit must hold.
@@ -244,7 +245,13 @@ func (c *core) born(r *ring.Ring, fresh bool, now time.Time) {
 	c.ringHeard()
 	c.log.Info("address ring is there", "range", c.prefix, "seeds", r.Seeds, "tokens", len(r.Tokens))
 	own := c.ring.Owned(c.me)
-	if fresh || len(own) == 0 || c.alone() {
+	switch {
+	case len(own) == 0 || c.alone():
+		return
+	case fresh:
+		if c.wasAway(now.Round(0)) { // the vote took long
+			c.rules.fence(c, now.Round(0))
+		}
 		return
 	}
 	c.log.Warn("the ring has space of ours from an earlier life, of which nothing is stored: addresses in use on this machine "+
@@ -263,13 +270,18 @@ func (c *core) ringHeard() {
 	}
 	c.voting = c.voting && !c.hasRing()
 	c.forgetNicknames()
+	if t, worn := c.ring.Worn(); worn && !c.worn {
+		c.worn = true
+		c.log.Warn("the versions of a peer's address space are half used up: replace a peer of Weave Net by a new one before they are, or "+
+			"what it gives away is void", "peer", c.name(t.Peer), "version", t.Version)
+	}
 }
 
-// forgetNicknames drops those of peers that are neither in the mesh nor in the ring.
+// forgetNicknames drops those of peers that are neither in the mesh, nor in the ring, nor in dispute with us about it.
 func (c *core) forgetNicknames() {
 	owners := c.ring.Owners()
 	for n := range c.nicknames {
-		if _, owns := slices.BinarySearch(owners, n); !owns && n != c.me && !c.members.reachable(n) {
+		if _, owns := slices.BinarySearch(owners, n); !owns && n != c.me && !c.members.reachable(n) && !c.isRival(n) {
 			delete(c.nicknames, n)
 		}
 	}

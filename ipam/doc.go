@@ -96,15 +96,21 @@
 // the rest in reach keeps a majority, and as much again to spare. But if more than half of a fleet's first owners are
 // replaced within one delay without a word, only an operator can help.
 //
-// A token has 255 epochs, which is how often its owner can die and be taken over. After that it stays with the dead, until an
-// operator takes it over. [Status] tells this (ReclaimOff), and whatever else stands in the way: a peer that takes no part,
-// and the owner with the lowest name in reach, who alone may propose, if it does not.
+// A token has 63 epochs after the first, which is how often its owner can die and be taken over. After that it stays with the
+// dead, until an operator takes it over. [Status] tells this (ReclaimOff), and whatever else stands in the way: a peer that takes
+// no part, one that does not tell its ring when asked, and the owner with the lowest name in reach, who alone may propose, if it
+// does not.
+//
+// An epoch has room for 67 million versions. Peers of this package, which tell of what is free in steps, do not use them up. One
+// of Weave Net 2.8 raises a version with each address that it gives out or gets back; at two a second it is in the next epoch
+// after a year, and what it gives away is void from then on. The log warns when half of them are used up: let a new peer take its
+// place by then.
 //
 // The default delay is a day: an outage of a night is over before, and half of it is long enough for a person to see to a
 // partition; and a fleet that replaces a third of its hosts every day still has two thirds of its space. It is off while
 // there is a peer that does not know of it, as one of Weave Net 2.8, or that was told not to take part. Old peers that
-// come later are given no space that was taken over before, since what they split off has no epoch; let them not take it
-// over by rmpeer either.
+// come later are given no space that was taken over before, since what they split off has no epoch; it does not go
+// to them by [Allocator.Release] either, and let them not take it over by rmpeer.
 //
 // # Reading the source
 //

@@ -76,7 +76,9 @@ func (c *core) joins(in *ring.Ring) bool {
 
 // noteJoiner keeps the mark of a peer that changes over as we do.
 func (c *core) noteJoiner(s state) {
-	if s.joins && s.copyOf != 0 && len(c.joiners) < maxJoiners {
+	if s.ring != nil && !s.joins {
+		delete(c.joiners, s.copyOf) // it was put back to Weave Net 2.8, or is given seeds now
+	} else if s.joins && s.copyOf != 0 && len(c.joiners) < maxJoiners {
 		c.joiners[s.copyOf] = struct{}{}
 	}
 }

@@ -56,12 +56,12 @@ func newCore(c Config, m members) (*core, error) {
 
 // load takes over what was stored, if it is ours.
 func (c *core) load(saved Saved, now time.Time) error {
-	if saved.State == nil && len(saved.Holdings) == 0 {
-		return nil
-	}
-	s, err := decodeSaved(saved.State)
-	if err != nil {
-		return fmt.Errorf("ipam: %w", err)
+	s := savedState{peer: c.me, universe: c.prefix} // of a store that has none: it is new, or has claims from outside the range only
+	if saved.State != nil {
+		var err error
+		if s, err = decodeSaved(saved.State); err != nil {
+			return fmt.Errorf("ipam: %w", err)
+		}
 	}
 	if s.peer != c.me || s.universe != c.prefix {
 		c.log.Warn("stored addresses belong to another peer name or range, and are dropped",
@@ -100,9 +100,8 @@ func (c *core) load(saved Saved, now time.Time) error {
 	}
 	if !saved.Rewrite {
 		c.dirty = dirty{}
-	} else {
-		c.dirty.state = true
 	}
+	c.dirty.state = saved.State == nil || saved.Rewrite // a store has a state from the first commit on
 	return nil
 }
 
@@ -126,7 +125,8 @@ func (c *core) start(now time.Time) {
 	}
 	c.watch.alone = now
 	if c.watch.after > 0 {
-		c.reclaim.nextRound(nil, now) // whatever we had proposed before
+		c.reclaim.nextRound(nil, now) // whatever we had proposed before: who has agreed to it waits to hear this
+		c.tell()
 	}
 	if c.watch.contact.IsZero() {
 		c.watch.contact = now.Round(0) // what we get from now on, nobody has taken from us before
@@ -157,7 +157,9 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	if from != 0 {
 		delete(c.watch.absent, from) // it may have seen us, and rest on what we told it
 		delete(c.waiting.asked, from)
-		defer c.surveyed(from, now)
+		if s.ring == nil || from == s.copyOf { // a broadcast comes with the ring of who has passed it on
+			defer c.surveyed(from, now)
+		}
 	}
 	ringBefore, relied := c.ring, c.mayRely()
 	var err error

@@ -48,6 +48,9 @@ func newWatch(after time.Duration) watch {
 func (c *core) observe(now time.Time) {
 	w := &c.watch
 	now = now.Round(0)
+	if !c.hasRing() && (c.elector == nil || !c.elector.TakesPart()) {
+		w.contact = now // what the first ring will give us, nobody has taken over before
+	}
 	if w.after <= 0 || !c.hasRing() || c.standing.has(released) {
 		return
 	}

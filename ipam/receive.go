@@ -75,7 +75,7 @@ func (r receiver) OnPeerGone(name peer.Name) {
 	_ = r.a.change(func(c *core) { // if Run does not run, there is nothing to forget
 		c.forgetNicknames()
 		delete(c.faults, name)
-		c.surveyed(name, r.a.now())
+		c.unanswered(name, r.a.now())
 	})
 }
 

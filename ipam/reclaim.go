@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -56,12 +55,13 @@ func (x proposal) equal(y proposal) bool {
 }
 
 // maxEpochs bounds proposal.epochs to what a version can hold.
-const maxEpochs = 255
+const maxEpochs = ring.MaxEpoch
 
 // inquiry gathers rings before dead peers are taken over.
 type inquiry struct {
 	missing map[peer.Name]struct{}
 	until   time.Time
+	late    []peer.Name // who did not answer the one before in time
 }
 
 // dead lists the owners to take over now; none if it is not on us.
@@ -101,6 +101,9 @@ func (c *core) reclaimOff(now time.Time) string {
 	}
 	if p, found := c.aloofOne(); found {
 		return fmt.Sprintf("%s takes no part: it has no allocator, or one of Weave Net, or was told not to", c.name(p))
+	}
+	if x := c.reclaim.inquiry; x != nil && len(x.late) > 0 {
+		return fmt.Sprintf("%s, asked for its ring before the dead are taken over, does not answer", c.name(x.late[0]))
 	}
 	owners := c.ring.Owners()
 	first := slices.IndexFunc(owners, c.known) // the one to act
@@ -146,12 +149,7 @@ func (c *core) pursueDead(now time.Time) {
 	case len(dead) == 0:
 		x.inquiry = nil
 	case x.inquiry == nil || !now.Before(x.inquiry.until):
-		x.inquiry = &inquiry{missing: make(map[peer.Name]struct{}), until: now.Add(c.watch.settle)}
-		for _, m := range c.members.names() {
-			if m != c.me {
-				x.inquiry.missing[m] = struct{}{}
-			}
-		}
+		c.inquire(now)
 		c.askMissing()
 	default:
 		c.askMissing()
@@ -159,10 +157,26 @@ func (c *core) pursueDead(now time.Time) {
 	c.proposeDead(now)
 }
 
+// inquire begins an inquiry, after one that took too long or none.
+func (c *core) inquire(now time.Time) {
+	next := &inquiry{missing: make(map[peer.Name]struct{}), until: now.Add(c.watch.settle)}
+	if last := c.reclaim.inquiry; last != nil {
+		if next.late = named(last.missing); len(last.late) == 0 {
+			c.log.Warn("dead peers cannot be taken over, since some do not tell their rings", "peers", c.names(next.late))
+		}
+	}
+	for _, m := range c.members.names() {
+		if m != c.me {
+			next.missing[m] = struct{}{}
+		}
+	}
+	c.reclaim.inquiry = next
+}
+
 // askMissing asks for the rings that have not come.
 func (c *core) askMissing() {
 	x := &c.reclaim
-	for _, m := range slices.Sorted(maps.Keys(x.inquiry.missing)) {
+	for _, m := range named(x.inquiry.missing) {
 		if c.known(m) {
 			c.out.survey(m)
 		} else {

@@ -281,7 +281,7 @@ func TestTheReclaimerIsOutbid(t *testing.T) {
 		require.EqualValues(t, 256, freeIn(w.sorted()[1:7]...))
 		epochs := make(map[uint32]bool)
 		for _, e := range second.Status().Entries {
-			epochs[e.Version>>24] = true
+			epochs[e.Version>>26] = true
 		}
 		require.Equal(t, map[uint32]bool{0: true, 2: true}, epochs)
 		w.bus.Heal()
@@ -304,7 +304,7 @@ func TestReclaimedSpaceIsNotForOldPeers(t *testing.T) {
 			w.allocate(old, fmt.Sprint(i))
 		}
 		for _, e := range n[0].Status().Entries {
-			require.False(t, e.Peer == old.name && e.Version>>24 > 0, "%v", e)
+			require.False(t, e.Peer == old.name && e.Version>>26 > 0, "%v", e)
 		}
 	})
 }

@@ -277,7 +277,7 @@ func (c *core) affordable(to peer.Name, gift addr.Range) addr.Range {
 func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool) {
 	pieces := c.ring.Pieces()
 	reclaimed := func(p ring.Piece) bool { return p.Peer == c.me && p.Reclaimed() }
-	if _, joins := c.joiners[to]; joins || c.watch.delays[to] != 0 || !c.is4() || !slices.ContainsFunc(pieces, reclaimed) {
+	if c.countsEpochs(to) || !slices.ContainsFunc(pieces, reclaimed) {
 		return c.free.Donation(want)
 	}
 	for _, p := range pieces {
@@ -286,6 +286,12 @@ func (c *core) donation(to peer.Name, want addr.Range) (gift addr.Range, ok bool
 		}
 	}
 	return gift, ok
+}
+
+// countsEpochs reports whether a peer is known not to be one of Weave Net 2.8.
+func (c *core) countsEpochs(p peer.Name) bool {
+	_, joins := c.joiners[p]
+	return joins || c.watch.delays[p] != 0 || !c.is4()
 }
 
 // denied follows a peer's answer that it has nothing to give.

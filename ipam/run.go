@@ -285,37 +285,43 @@ func (a *Allocator) sendLoop(ctx context.Context) {
 	}
 }
 
-// send sends, for which others wait, first. A peer that cannot be sent to in time is not tried again in the same round: it
-// must not hold up the others. slow are those.
+// round is one go through what is to be sent. Peers that cannot be sent to must not hold up the others: none of them is tried
+// again, and when the time for which we wait for all of them is over, those who are left are hardly waited for.
+type round struct {
+	slow map[peer.Name]error // who could not be sent to in time
+	left time.Duration       // for all; each has leastWait in any case
+}
+
+// send sends, for which others wait, first.
 func (a *Allocator) send(ctx context.Context, out outbox) {
-	slow := make(map[peer.Name]error)
+	rd := &round{slow: make(map[peer.Name]error), left: sendTimeout}
 	for _, r := range out.requests {
-		a.ask(ctx, r, slow)
+		a.ask(ctx, r, rd)
 	}
 	for _, d := range out.denials {
-		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, a.codec.encodeRange(d.want)), slow) // the asker repeats its request
+		_ = a.unicast(ctx, d.to, encodeUnicast(tagDenied, a.codec.encodeRange(d.want)), rd) // the asker repeats its request
 	}
 	for _, p := range named(out.updates) {
-		_ = a.unicast(ctx, p, encodeUnicast(tagUpdate, a.encoded()), slow) // gossip brings it as well
+		_ = a.unicast(ctx, p, encodeUnicast(tagUpdate, a.encoded()), rd) // gossip brings it as well
 	}
 	if len(out.surveys) == 0 {
 		return
 	}
 	ask := encodeUnicast(tagUpdate, a.codec.encodeState(state{now: a.now().Unix()}))
 	for _, p := range named(out.surveys) {
-		if a.unicast(ctx, p, ask, slow) != nil {
+		if a.unicast(ctx, p, ask, rd) != nil {
 			a.mu.Lock()
-			a.core.surveyed(p, a.now()) // it will not answer
+			a.core.unanswered(p, a.now())
 			a.mu.Unlock()
 		}
 	}
 }
 
 // ask sends a request to the first peer that it can be sent to.
-func (a *Allocator) ask(ctx context.Context, r request, slow map[peer.Name]error) {
+func (a *Allocator) ask(ctx context.Context, r request, rd *round) {
 	msg := encodeUnicast(tagRequest, a.codec.encodeRange(r.want))
 	for _, p := range r.to {
-		err := a.unicast(ctx, p, msg, slow)
+		err := a.unicast(ctx, p, msg, rd)
 		if err == nil {
 			return
 		}
@@ -327,16 +333,18 @@ func (a *Allocator) ask(ctx context.Context, r request, slow map[peer.Name]error
 	}
 }
 
-// unicast sends a message, unless to is among the slow; it notes there who is.
-func (a *Allocator) unicast(ctx context.Context, to peer.Name, msg []byte, slow map[peer.Name]error) error {
-	if err := slow[to]; err != nil {
+// unicast sends a message, unless that failed before in this round.
+func (a *Allocator) unicast(ctx context.Context, to peer.Name, msg []byte, rd *round) error {
+	if err := rd.slow[to]; err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(rd.left, leastWait))
 	defer cancel()
+	begun := time.Now()
 	err := a.sender.Unicast(ctx, to, msg)
+	rd.left -= time.Since(begun)
 	if err != nil && ctx.Err() != nil {
-		slow[to] = err
+		rd.slow[to] = err
 	}
 	return err
 }

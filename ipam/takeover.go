@@ -1,7 +1,9 @@
 package ipam
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -16,8 +18,9 @@ const surveyFor = 3 * time.Second
 // survey gathers fresh rings before a takeover, so that we know what the peer gave away before it went.
 type survey struct {
 	missing map[peer.Name]struct{} // who has not answered
+	silent  map[peer.Name]struct{} // who never will
 	until   time.Time
-	done    chan struct{} // closed when all have, or until has passed
+	done    chan struct{} // closed when nobody is missing, or until has passed
 }
 
 // beginSurvey asks others for their rings, or joins the survey that is under way.
@@ -25,7 +28,10 @@ func (c *core) beginSurvey(others []peer.Name, now time.Time) <-chan struct{} {
 	if c.survey != nil {
 		return c.survey.done
 	}
-	s := &survey{missing: make(map[peer.Name]struct{}), until: now.Add(surveyFor), done: make(chan struct{})}
+	s := &survey{
+		missing: make(map[peer.Name]struct{}), silent: make(map[peer.Name]struct{}),
+		until: now.Add(surveyFor), done: make(chan struct{}),
+	}
 	for _, p := range others {
 		s.missing[p] = struct{}{}
 	}
@@ -45,11 +51,28 @@ func (c *core) surveyed(p peer.Name, now time.Time) {
 	}
 }
 
-func (c *core) checkSurvey(now time.Time) {
-	if s := c.survey; s != nil && (len(s.missing) == 0 || !now.Before(s.until)) {
-		close(s.done)
-		c.survey = nil
+// unanswered notes that p cannot be asked for its ring, or has gone.
+func (c *core) unanswered(p peer.Name, now time.Time) {
+	if s := c.survey; s != nil {
+		if _, missing := s.missing[p]; missing {
+			s.silent[p] = struct{}{}
+		}
+		c.surveyed(p, now)
 	}
+}
+
+func (c *core) checkSurvey(now time.Time) {
+	s := c.survey
+	if s == nil || len(s.missing) > 0 && now.Before(s.until) {
+		return
+	}
+	maps.Copy(s.silent, s.missing)
+	if len(s.silent) > 0 {
+		c.log.Warn("some peers have not told their rings before a takeover: what the one that is gone gave them may not be known here",
+			"peers", c.names(named(s.silent)))
+	}
+	close(s.done)
+	c.survey = nil
 }
 
 // takeOver makes us the owner of all that from has, and returns how many addresses became free.
@@ -106,11 +129,7 @@ func (c *core) release(known []peer.Name) {
 	c.disputes = nil
 	c.dirty.state = true
 	if heir := c.heir(known); heir != 0 {
-		next, _ := c.ring.Transfer(c.me, heir)
-		c.changeRing(next)
-		c.out.broadcast = true
-		c.out.update(heir)
-		c.log.Info("gave our address space to a peer", "peer", c.name(heir))
+		c.bequeath(heir)
 	}
 	for _, h := range slices.Concat(c.book.all(), c.doubts.all()) {
 		c.touch(h.Addr.Addr())
@@ -120,34 +139,50 @@ func (c *core) release(known []peer.Name) {
 	c.updateUsable()
 }
 
-// heir chooses who gets our space (section 1.8): of the known peers, first in token order, then any; then the unknown.
+// bequeath gives all we have to heir, but for what was reclaimed, if heir knows nothing of that: see donation.
+func (c *core) bequeath(heir peer.Name) {
+	give := c.ring.Transfer
+	if !c.countsEpochs(heir) {
+		give = c.ring.TransferUnclaimed
+	}
+	next, _ := give(c.me, heir)
+	c.changeRing(next)
+	c.out.broadcast = true
+	c.out.update(heir)
+	c.log.Info("gave our address space to a peer", "peer", c.name(heir))
+	if rest := c.ring.Owned(c.me); len(rest) > 0 {
+		c.log.Warn("kept address space that was taken over from the dead, which is not for peers of Weave Net: it needs 'rmpeer' at another",
+			"ranges", len(rest))
+	}
+}
+
+// heir chooses who gets our space (section 1.8): of the known peers, first in token order, then any; then the unknown. If some
+// of it was reclaimed, those of them who count epochs come first.
 func (c *core) heir(known []peer.Name) peer.Name {
-	var owners []peer.Name
+	var list []peer.Name
 	for _, t := range c.ring.Tokens {
-		if t.Peer != c.me {
-			owners = append(owners, t.Peer)
-		}
+		list = append(list, t.Peer)
 	}
-	var named []peer.Name
-	for n := range c.nicknames {
-		if n != c.me {
-			named = append(named, n)
-		}
+	list = append(list, slices.Sorted(maps.Keys(c.nicknames))...)
+	list = slices.DeleteFunc(list, func(p peer.Name) bool { return p == c.me })
+	if len(list) == 0 {
+		return 0
 	}
-	slices.Sort(named)
-	for _, list := range [][]peer.Name{owners, named} {
-		for _, n := range list {
-			if slices.Contains(known, n) {
-				return n
-			}
-		}
+	mine := slices.ContainsFunc(c.ring.Tokens, func(t ring.Token) bool { return t.Peer == c.me && t.Reclaimed() })
+	return slices.MinFunc(list, func(p, q peer.Name) int { // the first of the best
+		return cmp.Or(first(slices.Contains(known, p), slices.Contains(known, q)), first(mine && c.countsEpochs(p), mine && c.countsEpochs(q)))
+	})
+}
+
+// first orders what holds before what does not.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
 	}
-	for _, list := range [][]peer.Name{owners, named} {
-		if len(list) > 0 {
-			return list[0]
-		}
-	}
-	return 0
+	return 1
 }
 
 // find returns the peer that text names, by nickname first and then by its name; ok is false if we know none.
@@ -166,9 +201,19 @@ func (c *core) find(text string) (name peer.Name, ok bool, err error) {
 		return found[0], true, nil
 	}
 	if n, err := peer.Parse(text); err == nil {
-		return n, c.ring.Owners() != nil && slices.Contains(c.ring.Owners(), n), nil
+		return n, slices.Contains(c.ring.Owners(), n) || c.isRival(n), nil
 	}
 	return 0, false, nil
+}
+
+// isRival reports whether p claims what is ours, so that it may be taken over even if it owns nothing by our ring.
+func (c *core) isRival(p peer.Name) bool {
+	for _, d := range c.disputes {
+		if d.conflict.Rival.Peer == p {
+			return true
+		}
+	}
+	return false
 }
 
 // adopt claims what was found in use at start.

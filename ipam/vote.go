@@ -94,6 +94,7 @@ func (c *core) conclude(now time.Time) {
 	}
 	c.born(ring.Divide(c.universe, value.Peers), c.votedFor(value.Peers), now)
 	c.out.broadcast = true
+	c.retry(now) // what was adopted has waited for longer than who asks now
 }
 
 // votedFor reports whether we have voted, in this life and no other, for a ring of these seeds. If not, and we are one of them

@@ -97,6 +97,12 @@ func (e *Elector) Claims() Claims {
 	return maps.Clone(e.claims)
 }
 
+// TakesPart reports whether the elector has said anything yet.
+func (e *Elector) TakesPart() bool {
+	_, ok := e.claims[e.me]
+	return ok
+}
+
 // Quorum returns the quorum, or 0 while none is set.
 func (e *Elector) Quorum() int { return e.quorum }
 

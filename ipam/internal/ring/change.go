@@ -81,6 +81,11 @@ func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
 	return r.transfer(from, to, func(v uint32) (uint32, bool) { return raise(v, TakeoverStep), true })
 }
 
+// TransferUnclaimed is like Transfer, but tokens that were reclaimed stay.
+func (r *Ring) TransferUnclaimed(from, to peer.Name) (*Ring, []addr.Range) {
+	return r.transfer(from, to, func(v uint32) (uint32, bool) { return raise(v, TakeoverStep), epoch(v) == 0 })
+}
+
 // Reclaim is like Transfer, but the tokens are put n epochs further. Those for which there are not so many stay.
 func (r *Ring) Reclaim(from, to peer.Name, n uint64) (*Ring, []addr.Range) {
 	return r.transfer(from, to, func(v uint32) (uint32, bool) { return Later(v, n), Later(v, n) > v })

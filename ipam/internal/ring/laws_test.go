@@ -143,7 +143,7 @@ func drawRing(r *rand.Rand, peers int) *ring.Ring {
 		out.Tokens = append(out.Tokens, ring.Token{
 			At:      small().Start.Add(addr.From64(a)),
 			Peer:    peer.Name(1 + r.IntN(peers)),
-			Version: uint32(r.IntN(3) + r.IntN(2)*r.IntN(3)<<24), // of some epochs
+			Version: uint32(r.IntN(3) + r.IntN(2)*r.IntN(3)<<26), // of some epochs
 		})
 	}
 	for i := range out.Tokens {
@@ -282,7 +282,7 @@ func FuzzMerge(f *testing.F) {
 func ringBytes(r *ring.Ring) []byte {
 	var out []byte
 	for _, t := range r.Tokens {
-		out = append(out, byte(t.At.Sub(small().Start).Uint64()), t.Peer.Bytes()[0], byte(t.Version&63|t.Version>>24<<6), byte(t.Free))
+		out = append(out, byte(t.At.Sub(small().Start).Uint64()), t.Peer.Bytes()[0], byte(t.Version&63|t.Version>>26<<6), byte(t.Free))
 	}
 	return out
 }
@@ -293,7 +293,7 @@ func bytesRing(b []byte) *ring.Ring {
 		r.Tokens = append(r.Tokens, ring.Token{
 			At:      small().Start.Add(addr.From64(uint64(b[0]))),
 			Peer:    peer.Name(b[1]%4 + 1),
-			Version: uint32(b[2]&63) | uint32(b[2]>>6)<<24, // of four epochs
+			Version: uint32(b[2]&63) | uint32(b[2]>>6)<<26, // of four epochs
 			Free:    uint64(b[3]),
 		})
 	}

@@ -23,8 +23,11 @@ type Conflict struct {
 	Kind  Kind
 	Rival Token  // the refused token: the first that takes something
 	Ours  Token  // our token there; of the piece that would be split, for a Split
-	Lost  []Loss // what we would no longer own of the piece, in use or not; ascending
+	Lost  []Loss // what we would no longer own of the piece, in use or not; ascending; all of it, if that are more than maxLost
 }
+
+// maxLost bounds Conflict.Lost.
+const maxLost = 64
 
 // Loss is a range that would belong to another peer.
 type Loss struct {
@@ -257,7 +260,13 @@ func (m *merge) mark(piece int) {
 }
 
 func (m *merge) blame(c *Conflict, s *slot, r addr.Range) {
-	c.Lost = append(c.Lost, Loss{r, s.chosen.Peer})
+	last := len(c.Lost) - 1
+	switch {
+	case last >= 0 && c.Lost[last].To == s.chosen.Peer && c.Lost[last].End == r.Start:
+		c.Lost[last].End = r.End
+	case last < maxLost:
+		c.Lost = append(c.Lost, Loss{r, s.chosen.Peer})
+	}
 	if c.Kind != 0 {
 		return
 	}
@@ -300,10 +309,23 @@ func (m *merge) result(seeds []peer.Name) Merged {
 	}
 	res.Ring = next
 	for _, c := range m.conflicts {
+		if len(c.Lost) > maxLost {
+			m.loseAll(c)
+		}
 		slices.SortFunc(c.Lost, func(a, b Loss) int { return a.Start.Compare(b.Start) })
 		res.Conflicts = append(res.Conflicts, *c)
 	}
 	return res
+}
+
+// loseAll makes c one about all of our piece, with its first rival.
+func (m *merge) loseAll(c *Conflict) {
+	c.Lost = nil
+	for _, x := range m.ours.Pieces() {
+		if x.At == c.Ours.At {
+			c.Lost = append(c.Lost, Loss{x.Range, c.Rival.Peer})
+		}
+	}
 }
 
 // clip lowers what is told as free to the size of the piece, where a merge made a piece smaller. Weave Net 2.8 does so

@@ -28,8 +28,14 @@ const DisputeStep = 1 << 16
 // epochBits is how many low bits of a version count changes within an epoch; the bits above count epochs. A token is put into
 // a new epoch when its owner is dead: the token stands for all of its piece then, whatever the dead owner may have done with
 // it that nobody else knows. Tokens put into a piece begin in the epoch of the piece. A token of an older epoch than the
-// piece in which it turns up is from before, and void. Weave Net 2.8 counts single changes, and never comes this far.
-const epochBits = 24
+// piece in which it turns up is from before, and void.
+//
+// Weave Net 2.8 knows no epochs, and raises a version with every address that is given out or freed: at two a second it takes
+// more than a year to get here. See [Ring.Worn].
+const epochBits = 26
+
+// MaxEpoch is how many epochs there are after the first.
+const MaxEpoch = math.MaxUint32 >> epochBits
 
 // epoch returns the epoch of a version.
 func epoch(version uint32) uint32 { return version >> epochBits }
@@ -40,7 +46,7 @@ func firstOf(piece Token) uint32 { return epoch(piece.Version) << epochBits }
 // Later returns the first version of the epoch that is n after that of a version, or the version itself if there are not so
 // many.
 func Later(version uint32, n uint64) uint32 {
-	if left := uint64(math.MaxUint32>>epochBits - epoch(version)); n > left {
+	if left := uint64(MaxEpoch - epoch(version)); n > left {
 		return version
 	}
 	return (epoch(version) + uint32(n)) << epochBits
@@ -48,6 +54,16 @@ func Later(version uint32, n uint64) uint32 {
 
 // Reclaimed reports whether the token is of another epoch than the first.
 func (t Token) Reclaimed() bool { return epoch(t.Version) > 0 }
+
+// Worn returns the first token of which half the versions of its epoch are used up. If a peer that knows no epochs uses up
+// all, the next one begins without a takeover, and what it grants from then on is void to those who know.
+func (r *Ring) Worn() (t Token, ok bool) {
+	i := slices.IndexFunc(r.Tokens, func(t Token) bool { return t.Version<<(32-epochBits)>>31 == 1 })
+	if i < 0 {
+		return Token{}, false
+	}
+	return r.Tokens[i], true
+}
 
 // CanReclaim reports whether p has a token for which there is another epoch.
 func (r *Ring) CanReclaim(p peer.Name) bool {
