@@ -293,7 +293,7 @@ func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 
 // Release leaves the cluster: all our pieces go to another peer, our addresses are forgotten, what waits fails with
 // [ErrReleased], and so does every later allocation and claim. It returns when this is stored and was handed to the
-// carrier; nobody confirms that it was heard. Keep Run and the carrier running for a moment after.
+// carrier; nobody confirms that it was heard. Keep Run and the carrier running until it had time to reach a neighbour, a second or so.
 func (a *Allocator) Release(ctx context.Context) error {
 	var known []peer.Name
 	for _, m := range a.bus.Members() {

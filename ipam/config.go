@@ -60,10 +60,10 @@ type Config struct {
 	// Adopt lists addresses found in use on this machine at start. They are claimed before anything is allocated. Those of
 	// the other family are left out.
 	Adopt []Holding
-	// ReclaimAfter is after what time the others take over the space of a peer that is out of reach: the longest that any
-	// owner, or any peer in reach, was given; it is best the same for all. It is to be longer than any partition in which both sides run on; see the
-	// package comment. It is done only while all of these are peers that know of it. At least a minute. Zero means
-	// DefaultReclaimAfter; less than zero that it is never done, neither to us nor by any peer that knows of us.
+	// ReclaimAfter is the time out of reach after which a peer's space is taken over, at least a minute. Give all peers the
+	// same, longer than any partition in which both sides run on: see the package comment. Of different values the longest counts,
+	// of all owners and all peers in reach; nothing is taken over while one of these does not support it. Zero means
+	// DefaultReclaimAfter. Less than zero turns it off, for all who know this peer.
 	ReclaimAfter time.Duration
 	// Now is the clock, for timers and reports. Nil means time.Now.
 	Now func() time.Time
@@ -176,7 +176,9 @@ func checkSubnet(p netip.Prefix) error {
 		return fmt.Errorf("%w - an IPv4 address in the form of IPv6: %v", ErrInvalidSubnet, p)
 	case p.Masked() != p:
 		return fmt.Errorf("%w - bits after network prefix are not all zero: %v", ErrInvalidSubnet, p)
-	case p.Bits() < minBits || p.Bits() > p.Addr().BitLen()-minHostBits:
+	case p.Bits() < minBits:
+		return fmt.Errorf("%w - must have at least %d bit of prefix: %v", ErrInvalidSubnet, minBits, p)
+	case p.Bits() > p.Addr().BitLen()-minHostBits:
 		return fmt.Errorf("%w - smaller than minimum size 4: %v", ErrInvalidSubnet, p)
 	}
 	return nil

@@ -49,26 +49,32 @@
 //
 // # Space of the dead
 //
-// The space of a peer that is out of reach for [Config.ReclaimAfter] is taken over by the others, without an operator. If the
-// peer comes back, it keeps what it uses and nobody else was given, and gives up the rest.
+// The space of a peer that is out of reach for the delay, [Config.ReclaimAfter], is taken over by the others, without an
+// operator. If the peer comes back, it keeps what it uses and nobody else was given, and gives up the rest.
 //
-// This is why no two peers that rely on their rings give out the same address. Majorities are weighed by address space.
+// Some words first. They are about majorities, by which we mean peers in reach of each other that own more than half of the
+// address space, or half of it with the first address.
 //
-//   - A peer relies on its ring only if it reached a majority within the last half of the delay. After that it is cut off: it
-//     gives nothing away, and others hear of it. When it meets a majority again it is fenced: it gives out nothing, and all
-//     it had given out is in doubt, until a majority has sent its rings.
-//   - Peers are taken over by agreement of a majority, each of whom has missed them for the whole delay. As two majorities
-//     share a peer, they have been in none for as long, and so are cut off. Space that the cut off pass on among
-//     themselves grows no younger: who takes it counts its absence from the earlier contact of the two. A peer that takes no
-//     part in this gets none of it.
-//   - To agree is a lock, stored before it is told: who has locked agrees to no
-//     other takeover of the same peer, and confirms nothing to that peer, until it has heard from the one who takes over
-//     what came of it. So the majority that ends a fence has a peer in it that either knows of the takeover or has locked.
-//   - A takeover puts tokens into a new epoch, in which a token stands for all of its piece. In a merge, a token of an older
-//     epoch than the piece in which it turns up is void. So whatever the dead did with the space, unheard, never comes to
-//     bear, and the rings of the returned may be merged as all others; merges remain commutative, associative, idempotent.
-//   - If who takes over dies before that is heard of, the next one takes over both, in an epoch later than all that a majority
-//     has agreed to.
+//   - A peer is cut off if it has been in no majority for half of the delay. It gives no space away, and tells others so.
+//   - A peer is fenced if it was cut off and meets a majority again. It gives out nothing, and does not rely on what it had
+//     given out, until all of a majority have confirmed: sent their rings.
+//   - A peer is locked if it has agreed to a takeover. It stores that before it tells anybody. It agrees to no other takeover of
+//     the same peer, and confirms nothing to that peer, until it has heard what came of this one.
+//   - A takeover puts tokens into a new epoch. A token stands for all of its piece there: in a merge, tokens of older epochs
+//     that turn up inside are void.
+//
+// This is why no two peers that rely on their rings give out the same address.
+//
+//  1. A takeover takes the agreement of a majority, each of whom has missed the dead peer for the whole delay. Any two majorities
+//     share a peer. So the dead peer has been in none for the delay, and has been cut off for half of it.
+//  2. If it comes back, it is fenced until a majority has confirmed. This one, too, shares a peer with the majority that agreed;
+//     and that peer either knows of the takeover and tells of it, or is still locked and does not confirm. So who returns hears of
+//     the takeover before it relies on anything.
+//  3. What it did with its space before, unheard, is void by the epoch. Merges remain commutative, associative and idempotent.
+//  4. Space that goes from hand to hand among the cut off does not become younger: whoever takes it counts its own absence from
+//     the earlier of the two last contacts with a majority. A peer that does not take part in this is given none of it.
+//  5. If the one who takes over dies before that is heard of, the next one takes over both, in an epoch later than all that a
+//     majority has agreed to.
 //
 // What this does not cover: on the losing side of a partition that outlasts the delay, containers keep the addresses they
 // have, and new ones are served from the space there, while the other side gives them out again. [Status] tells (CutOff)

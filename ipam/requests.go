@@ -96,7 +96,7 @@ func (c *core) tryAllocate(w *waiter, now time.Time) {
 	}
 }
 
-// hush is what makes who does not answer lighter than all who do.
+// hush scales down the weight of peers that do not answer, so that they come last.
 const hush = 1e-30
 
 // donors lists whom to ask for space, best first (section 1.11): those with more free space sooner, with chance mixed in

@@ -151,7 +151,7 @@ func (c *core) bequeath(heir peer.Name) {
 	c.out.update(heir)
 	c.log.Info("gave our address space to a peer", "peer", c.name(heir))
 	if rest := c.ring.Owned(c.me); len(rest) > 0 {
-		c.log.Warn("kept address space that was taken over from the dead, which is not for peers of Weave Net: it needs 'rmpeer' at another",
+		c.log.Warn("the heir runs Weave Net and cannot hold space that was taken over from dead peers: another peer has to take over the rest from us",
 			"ranges", len(rest))
 	}
 }

@@ -63,8 +63,9 @@ type Claim struct {
 // Claims are the claims of all voters that are known.
 type Claims map[Voter]Claim
 
-// MaxVoters bounds the voters an elector keeps track of; further ones are ignored. MaxRound bounds the rounds it
-// believes: a proposal beyond it is garbage, or meant to leave no higher round.
+// MaxVoters bounds the voters an elector keeps track of; further ones are ignored. MaxRound bounds the rounds it believes, so
+// that they never wrap. Whoever claims the last round leaves no higher one, and stops the vote: voters are trusted not to, as
+// they are with each other's claims, which all of them pass on.
 const (
 	MaxVoters = 4096
 	MaxRound  = 1 << 40
@@ -106,8 +107,8 @@ func (e *Elector) TakesPart() bool {
 // Quorum returns the quorum, or 0 while none is set.
 func (e *Elector) Quorum() int { return e.quorum }
 
-// SetQuorum sets how many voters must agree, at least 1. It may change in the course of a vote: raised to count voters who
-// have come, or lowered to go on without some, which is as safe, or unsafe, as setting that at first.
+// SetQuorum sets how many voters must agree, at least 1. It may change in the course of a vote. Two electors conclude alike only
+// if any two of the quorums that are used among them, at any time, share a voter; the caller answers for that.
 func (e *Elector) SetQuorum(n int) { e.quorum = max(n, 1) }
 
 // Known returns how many peers are known to take part, by name.
