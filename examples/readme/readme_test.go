@@ -82,19 +82,23 @@ func Example_mesh() {
 	for !first.Addr().IsValid() || first.Addr().Port() == 0 {
 		<-tick()
 	}
-	address := first.Addr().String()
+	address, listen := first.Addr().String(), netip.MustParseAddrPort("127.0.0.1:0")
 
-	router, err := mesh.New(mesh.Config{Name: peer.MustParse("02::2"), Password: []byte("secret"), Targets: []string{address}})
+	router, err := mesh.New(mesh.Config{
+		Name:     peer.MustParse("02::2"), // 48 bits, written like a MAC address: one for each peer, for good
+		Listen:   listen,                  // so that others can connect to it
+		Targets:  []string{address},       // some peers; the rest is found through them
+		Password: []byte("secret"),
+	})
 	check(err)
 	sender, err := router.Join("board", board{heard}) // a gossip.Receiver says what to do with messages
 	check(err)
-	go router.Run(ctx) // until ctx ends
-	sender.Broadcast(line("hello"))
-
+	go router.Run(ctx) // until ctx ends; channels are joined before
 	for len(router.Members()) < 2 {
 		<-tick()
 	}
-	sender.Broadcast(line("hello"))
+	sender.Broadcast(line("hello")) // to all who are there
+
 	fmt.Println(<-heard)
 	// Output: 02:00:00:00:00:02 says hello
 }
@@ -108,6 +112,7 @@ func Example_ipam() {
 	alloc, err := ipam.New(ipam.Config{Bus: router, Universe: netip.MustParsePrefix("10.32.0.0/12")})
 	check(err)
 	go alloc.Run(ctx)
+	go router.Run(ctx)
 	addr, err := alloc.Allocate(ctx, "container-1", netip.Prefix{}) // the same for each call with this owner
 	check(err)
 
@@ -125,9 +130,9 @@ func Example_dns() {
 	check(names.Register("web.weave.local", "container-1", netip.MustParseAddr("10.32.0.1")))
 	sockets, err := dnsserver.Listen("127.0.0.1:0") // UDP and TCP
 	check(err)
-	server, err := dnsserver.New(dnsserver.Config{Sockets: sockets, Zone: names})
-
+	server, err := dnsserver.New(dnsserver.Config{Sockets: sockets, Zone: names}) // then run names, server and router
 	check(err)
+
 	done := make(chan error)
 	go func() { done <- server.Run(ctx) }()
 	fmt.Println(ask(sockets.Addr(), "web.weave.local."))
@@ -138,14 +143,15 @@ func Example_dns() {
 
 func Example_sleeve() {
 	name, tap := peer.MustParse("02::1"), overlaytest.NewPort("tap0")
+	listen := netip.MustParseAddrPort("127.0.0.1:0")
 
-	socket, err := sleeve.Listen(netip.MustParseAddrPort("127.0.0.1:0"))
+	socket, err := sleeve.Listen(listen) // UDP, with the port that the mesh has for TCP
 	check(err)
 	udp, err := sleeve.New(sleeve.Config{Self: name, Socket: socket})
 	check(err)
 	sw, err := overlay.NewSwitch(overlay.SwitchConfig{Self: name, Overlays: []overlay.Overlay{udp}, Port: tap}) // tap: see sleeve/port
 	check(err)
-	router, err := mesh.New(mesh.Config{Name: name, Switch: sw}) // then run udp, sw and router
+	router, err := mesh.New(mesh.Config{Name: name, Listen: listen, Switch: sw}) // then run udp, sw and router
 
 	check(err)
 	fmt.Println(sw.Offer(), router.Self().Name)
