@@ -50,6 +50,72 @@ func TestManyBornApart(t *testing.T) {
 	}
 }
 
+// TestGroupsWithManyBornApart: not all who change over can do so at once, as each waits to hear whether the others do. Those who stay
+// go on giving out addresses.
+func TestGroupsWithManyBornApart(t *testing.T) {
+	const group, many = 5, 120
+	inWorld(t, "10.32.0.0/16", gossiptest.Config{Seed: 2, Delay: 20 * time.Millisecond}, func(t *testing.T, w *world) {
+		var groups [2][]peer.Name
+		for i := range 2 * group {
+			groups[i/group] = append(groups[i/group], name(i+1))
+		}
+		w.bus.Partition(groups[:]...)
+		for i := range 2 * group {
+			w.start(i+1, func(c *ipam.Config) { c.Targets = func() int { return group - 1 } })
+		}
+		w.pass(time.Second)
+		for _, n := range w.sorted() {
+			w.allocate(n, "first")
+		}
+		for i, n := range w.sorted() {
+			for j := range []int{10, many}[i/group] {
+				w.allocate(n, fmt.Sprint(j))
+			}
+		}
+		w.pass(time.Minute)
+		before := w.twice()
+		w.bus.Heal()
+		w.pass(time.Second)
+		for i := range 100 {
+			for _, n := range w.sorted()[:group] {
+				go func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+					defer cancel()
+					_, err := n.Allocate(ctx, fmt.Sprint("new", i), netip.Prefix{})
+					require.NoError(t, err)
+				}()
+			}
+			w.pass(50 * time.Millisecond)
+		}
+		w.pass(10 * time.Minute)
+		require.Equal(t, before, w.twice())
+		strays := 0
+		for _, n := range w.sorted() {
+			for _, x := range n.Status().Strays {
+				require.True(t, x.Denied)
+				strays++
+			}
+		}
+		require.Equal(t, before, strays)
+	})
+}
+
+// twice counts the addresses that are held at two places.
+func (w *world) twice() (count int) {
+	held := make(map[netip.Addr]bool)
+	for _, n := range w.sorted() {
+		for _, o := range n.Owners() {
+			for _, p := range o.Addrs {
+				if held[p.Addr()] {
+					count++
+				}
+				held[p.Addr()] = true
+			}
+		}
+	}
+	return count
+}
+
 // TestGuestStays: a peer that has no space of its own in the ring of another, which is in use, does not leave it for a worse one.
 func TestGuestStays(t *testing.T) {
 	for what, other := range map[string]func(*ipam.Config){"vote": nil, "configured": seed(2)} {
@@ -88,7 +154,10 @@ func TestAdoptedIsKept(t *testing.T) {
 		w.pass(time.Minute)
 		require.Equal(t, []netip.Prefix{held}, h.Lookup("web", netip.Prefix{}))
 		require.Equal(t, []ipam.Stray{{Owner: "web", Addr: held.Addr(), Peer: name(4)}}, h.Status().Strays)
-		w.pass(20 * time.Minute)
+		for i := range 200 { // more than the others have: they wait for the piece that is taken over
+			go func() { _, _ = n[0].Allocate(w.within(20*time.Minute), fmt.Sprint(i), netip.Prefix{}) }()
+		}
+		w.pass(21 * time.Minute)
 		require.Empty(t, h.Status().Strays, "it was granted by who took the piece over")
 		require.ErrorIs(t, n[0].Claim(w.within(time.Minute), "thief", held), ipam.ErrConflict)
 		w.requireOneRing()

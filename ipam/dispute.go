@@ -32,7 +32,11 @@ const (
 type dispute struct {
 	conflict ring.Conflict
 	since    time.Time
+	seen     time.Time // when the rival's claim was last heard of; not stored
 }
+
+// overtaking is by how long one message may overtake another.
+const overtaking = time.Minute
 
 // fault is a ring that could not be merged.
 type fault struct {
@@ -75,9 +79,13 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 		return nil
 	}
 	res, err := c.ring.Merge(s.ring, c.me, c.used)
-	if errors.Is(err, ring.ErrSeeds) && c.joins(s.ring) {
-		c.leaveRing(s)
-		res, err = c.ring.Merge(s.ring, c.me, c.used)
+	if errors.Is(err, ring.ErrSeeds) && c.prefers(s.ring) {
+		if len(c.unmarked()) > 0 {
+			c.await(s, now)
+		} else {
+			c.leaveRing(s)
+			res, err = c.ring.Merge(s.ring, c.me, c.used)
+		}
 	}
 	sender := c.senderOf(from, s)
 	if err != nil {
@@ -159,13 +167,15 @@ func (c *core) noteConflicts(conflicts []ring.Conflict, s state, now time.Time) 
 	old := c.disputes
 	c.disputes = make(map[addr.Addr]*dispute, len(old))
 	for at, d := range old {
-		if rival := d.conflict.Rival; rival.Peer != s.copyOf || !s.ring.Knows(rival) {
+		rival := d.conflict.Rival
+		late := !s.ring.Knows(rival) && now.Sub(d.seen) < overtaking // later it is no longer a late message, but the rival has lost its claim
+		if rival.Peer != s.copyOf || late {
 			c.disputes[at] = d
 		}
 	}
 	fresh := false
 	for _, x := range conflicts {
-		d := &dispute{conflict: x, since: now}
+		d := &dispute{conflict: x, since: now, seen: now}
 		if before := old[x.Ours.At]; before != nil {
 			d.since = before.since
 		} else {

@@ -121,7 +121,7 @@
 // # Reading the source
 //
 // core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, wanted.go, vote.go,
-// dispute.go, takeover.go, join.go and life.go; standing.go says what may be done when; presence.go, fence.go and reclaim.go are about
+// dispute.go, takeover.go, join.go, meeting.go and life.go; standing.go says what may be done when; presence.go, fence.go and reclaim.go are about
 // the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side, wire.go all that is
 // gob. The ring, the set of free addresses and the vote are pure packages in internal.
 package ipam

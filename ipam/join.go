@@ -1,9 +1,7 @@
 package ipam
 
 import (
-	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -56,22 +54,54 @@ func lone(r *ring.Ring) bool {
 	return len(r.Seeds) == 1 && !slices.ContainsFunc(r.Tokens, func(t ring.Token) bool { return t.Peer != r.Seeds[0] })
 }
 
-// joins reports whether we are to change over to another ring. A ring of configured seeds never does: the configuration
-// is wrong somewhere, and only an operator knows where.
-func (c *core) joins(in *ring.Ring) bool {
+// prefers reports whether another ring is to stay rather than ours. A ring of configured seeds never goes: the configuration is
+// wrong somewhere, and only an operator knows where.
+func (c *core) prefers(in *ring.Ring) bool {
 	if c.birth.mode == bySeed || in.Check() != nil || in.Range != c.universe {
 		return false
 	}
-	ours, theirs := c.ringUnused(), unused(in)
-	if ours != theirs && theirs || ours == theirs && !better(in.Seeds, c.ring.Seeds) {
-		return false
+	if ours, theirs := c.ringUnused(), unused(in); ours != theirs {
+		return ours
 	}
+	return better(in.Seeds, c.ring.Seeds)
+}
+
+// unmarked lists those who share our ring, are in reach, and have not told that they change over.
+func (c *core) unmarked() (list []peer.Name) {
 	for _, p := range c.ring.Owners() {
 		if _, marked := c.joiners[p]; p != c.me && !marked && c.members.reachable(p) {
-			return false
+			list = append(list, p)
 		}
 	}
-	return true
+	return list
+}
+
+// await keeps the better ring of s until all who share ours have told whether they change over, and asks them: their mark comes with
+// their own state only, which may not come by itself for long. Who is of Weave Net 2.8 answers without.
+func (c *core) await(s state, now time.Time) {
+	if c.awaited != nil && now.Sub(c.urged) < tick {
+		return
+	}
+	c.awaited, c.urged = &s, now
+	for _, p := range c.unmarked() {
+		c.out.survey(p)
+	}
+}
+
+// pursueChange changes over to the ring that is awaited as soon as that may be. At a tick it asks again who has not answered.
+func (c *core) pursueChange(now time.Time) {
+	s := c.awaited
+	if s == nil {
+		return
+	}
+	switch {
+	case !c.hasRing() || !c.prefers(s.ring):
+		c.awaited = nil // there is another by now
+	case len(c.unmarked()) == 0:
+		_ = c.mergeRing(0, *s, now) // it fits, after we have left ours
+	default:
+		c.await(*s, now)
+	}
 }
 
 // noteJoiner keeps the mark of a peer that changes over as we do.
@@ -92,54 +122,9 @@ func (c *core) leaveRing(s state) {
 		"seeds", c.names(s.ring.Seeds), "our_seeds", c.names(c.ring.Seeds), "addresses_to_move", c.taken.Len().Uint64())
 	c.disputes = nil
 	c.reclaim.locks, c.reclaim.dying = nil, nil
-	c.yielded = space.Set{}
+	c.yielded, c.awaited = space.Set{}, nil
 	c.changeRing(ring.New(c.universe))
 	c.out.broadcast = true // whoever is behind us hears of the better ring, and asks for what it uses before that is given out
-}
-
-// A meeting begins when we hear of a ring that is to go for ours. Nothing new is given out then, so that those who change over can
-// ask first for what they use: for suspicion after the last of their requests, and for meetMost altogether. Of one ring that is
-// heard of for long, because somebody in it may not change over, there is a meeting every meetAgain.
-const (
-	meetMost  = time.Minute
-	meetAgain = 10 * time.Minute
-	maxMet    = 16 // rings that are remembered; of more there is no meeting
-)
-
-// meetings are those there were of late.
-type meetings struct {
-	with map[string]time.Time // by the seeds of the ring that is to go: when it began
-	end  time.Time            // the present one ends then at the latest
-}
-
-// meet follows a ring that was born apart from ours.
-func (c *core) meet(s state, now time.Time) {
-	if !s.joins || unused(s.ring) || !better(c.ring.Seeds, s.ring.Seeds) {
-		return // it stays, or has nothing to bring
-	}
-	m := &c.met
-	maps.DeleteFunc(m.with, func(_ string, at time.Time) bool { return now.Sub(at) >= meetAgain })
-	seeds := fmt.Sprint(s.ring.Seeds)
-	if _, known := m.with[seeds]; known || len(m.with) >= maxMet {
-		return
-	}
-	if m.with == nil {
-		m.with = make(map[string]time.Time)
-	}
-	m.with[seeds], m.end = now, now.Add(meetMost)
-	c.standing.holdUntil(meeting, now.Add(suspicion))
-}
-
-// prolongMeeting follows a request for one address: who asks may have more to ask for.
-func (c *core) prolongMeeting(now time.Time) {
-	if !c.standing.has(meeting) {
-		return
-	}
-	until := now.Add(suspicion)
-	if c.met.end.Before(until) {
-		until = c.met.end
-	}
-	c.standing.holdUntil(meeting, until)
 }
 
 // stray is an address in use here, in another's piece.

@@ -76,6 +76,9 @@ func (c *core) load(saved Saved, now time.Time) error {
 		c.watch.contact, c.watch.delays, c.watch.lost = s.contact, s.delays, s.lost
 		c.reclaim.round, c.reclaim.locks = s.round, s.locks
 		c.disputes = s.disputes
+		for _, d := range c.disputes {
+			d.seen = now
+		}
 		c.updateUsable()
 		switch away := c.wasAway(now); {
 		case away && s.lapsed:
@@ -143,6 +146,7 @@ func (c *core) tick(now time.Time) {
 		c.pursue(now)
 	}
 	c.observe(now)
+	c.pursueChange(now)
 	c.retry(now)
 	c.pursueWants(now)
 	c.report(false)
@@ -162,6 +166,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 		}
 	}
 	ringBefore, relied := c.ring, c.mayRely()
+	c.pursueChange(now) // somebody may have told that it changes over, too
 	var err error
 	if s.ring != nil {
 		c.inheritContact(s, now)

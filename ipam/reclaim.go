@@ -258,6 +258,7 @@ func (c *core) takeOverDead(now time.Time) {
 	}
 	c.propose(nil, now)
 	c.forgetNicknames()
+	c.yieldToUsers(now)
 	c.retry(now)
 }
 

@@ -220,7 +220,7 @@ func (c *core) asked(from peer.Name, want addr.Range, now time.Time) {
 		return
 	}
 	if want.Size() == addr.From64(1) {
-		c.prolongMeeting(now)
+		c.prolongMeeting(from, now)
 	} else if c.standing.has(meeting) {
 		return // it would give out what others are about to ask for
 	}

@@ -14,7 +14,7 @@ const (
 	twin                           // another peer is taken to use our name, or the store to be an old copy: see twin.go
 	fenced                         // away for so long that a majority must confirm the ring: see fence.go
 	suspect                        // the ring came from the store, and no peer has confirmed it yet
-	meeting                        // a ring that is to go was met: who changes over from it asks first for what it uses
+	meeting                        // others may use what came to us, and ask for it first: see meeting.go
 	lapsed                         // cut off from a majority for so long that others may take over what is ours
 )
 
@@ -40,7 +40,7 @@ func (h hindrance) String() string {
 	case suspect:
 		return "the stored ring waits for a peer to confirm it"
 	case meeting:
-		return "peers change over to our ring, and ask for what they use first"
+		return "other peers ask for addresses that they use already, before new ones are given out"
 	case lapsed:
 		return "cut off from most of the address space for long: others may take over what is ours - use 'rmpeer' for dead peers"
 	}

@@ -145,11 +145,13 @@ func (c *core) bequeath(heir peer.Name) {
 	if !c.countsEpochs(heir) {
 		give = c.ring.TransferUnclaimed
 	}
-	next, _ := give(c.me, heir)
+	next, moved := give(c.me, heir)
 	c.changeRing(next)
 	c.out.broadcast = true
 	c.out.update(heir)
-	c.log.Info("gave our address space to a peer", "peer", c.name(heir))
+	if len(moved) > 0 {
+		c.log.Info("gave our address space to a peer", "peer", c.name(heir))
+	}
 	if rest := c.ring.Owned(c.me); len(rest) > 0 {
 		c.log.Warn("the heir runs Weave Net and cannot hold space that was taken over from dead peers: another peer has to take over the rest from us",
 			"ranges", len(rest))

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -63,8 +64,8 @@ func (c *core) wants() (list []wanted) {
 	for s := range c.strays() {
 		list = append(list, wanted{s.addr, s.owner})
 	}
-	slices.SortFunc(list, func(x, y wanted) int { return x.addr.Compare(y.addr) })
-	return list
+	slices.SortFunc(list, func(x, y wanted) int { return cmp.Or(x.addr.Compare(y.addr), cmp.Compare(x.from, y.from)) })
+	return slices.CompactFunc(list, func(x, y wanted) bool { return x.addr == y.addr })
 }
 
 // pursueWants asks for what is wanted and was not asked for of late.
@@ -93,7 +94,8 @@ func (c *core) pursueWants(now time.Time) {
 			reachable[w.from] = c.members.reachable(w.from)
 		}
 	}
-	for _, w := range list {
+	slices.SortStableFunc(list, func(x, y wanted) int { return next.of[x.addr].next.Compare(next.of[y.addr].next) })
+	for _, w := range list { // what was never asked for comes first, then what was not for longest
 		a := next.of[w.addr]
 		if now.Before(a.next) || next.open[w.from] >= window || !reachable[w.from] {
 			continue

@@ -49,6 +49,51 @@ func TestManyDenied(t *testing.T) {
 	require.InDelta(t, inUse*30/4, late, inUse, "every four minutes")
 }
 
+// TestManyGranted: a rival has taken over all of ours, and uses nothing of it. We use every second address, and get them all, also if
+// they are more than a conflict lists one by one.
+func TestManyGranted(t *testing.T) {
+	for _, inUse := range []int{65, 300, 1200} {
+		x, rival := actor(t, 1, "10.32.0.0/16", Seed(p(1), p(2))), actor(t, 2, "10.32.0.0/16", Seed(p(1), p(2)))
+		x.start(testTime)
+		rival.start(testTime)
+		for i := range inUse {
+			x.record(fmt.Sprint(i), netip.PrefixFrom(x.universe.Start.Add(addr.From64(uint64(2*i+1))).Netip(true), 16))
+		}
+		taken, _ := rival.ring.Transfer(p(1), p(2))
+		rival.changeRing(taken)
+		for s := time.Duration(0); s < 5*time.Minute; s += tick {
+			now := testTime.Add(s)
+			require.NoError(t, x.receive(p(2), state{ring: rival.ring, copyOf: p(2)}, now))
+			x.tick(now)
+			for _, r := range x.takeOut().requests {
+				rival.asked(p(1), r.want, now)
+			}
+			for _, d := range rival.takeOut().denials {
+				x.denied(p(2), d.want, now)
+			}
+		}
+		require.Empty(t, x.disputes, "%d in use", inUse)
+		require.Empty(t, x.listStrays())
+		for i := range inUse {
+			require.Equal(t, p(1), rival.ring.Owner(x.universe.Start.Add(addr.From64(uint64(2*i+1)))))
+		}
+	}
+}
+
+// TestRivalLosesItsClaim: the rival comes back without its disk, and has the ring from us. The dispute ends, as nobody claims our
+// piece any more.
+func TestRivalLosesItsClaim(t *testing.T) {
+	x := actor(t, 1, "10.32.0.0/24", Seed(p(1), p(2)))
+	x.start(testTime)
+	_, _, _ = x.allocate("x", x.subnet, testTime)
+	taken, _ := x.ring.Transfer(p(1), p(2))
+	require.NoError(t, x.receive(p(2), state{ring: taken, copyOf: p(2)}, testTime))
+	require.Len(t, x.disputes, 1)
+	require.NoError(t, x.receive(p(2), state{ring: x.ring, copyOf: p(2)}, testTime.Add(overtaking)))
+	require.Empty(t, x.disputes)
+	require.EqualValues(t, 127, x.free.Len().Uint64())
+}
+
 // TestOneDoesNotAnswer: what a peer does not answer keeps nobody from asking others, and is asked for again.
 func TestOneDoesNotAnswer(t *testing.T) {
 	x := actor(t, 1, "10.32.0.0/16", Seed(p(1), p(2), p(3)))

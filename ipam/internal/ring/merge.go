@@ -26,8 +26,8 @@ type Conflict struct {
 	Lost  []Loss // what we would no longer own of the piece, in use or not; ascending; all of it, if that are more than maxLost
 }
 
-// maxLost bounds Conflict.Lost.
-const maxLost = 64
+// maxLost bounds Conflict.Lost. It is more than most hosts have containers, each of which may cut the piece in two.
+const maxLost = 1024
 
 // Loss is a range that would belong to another peer.
 type Loss struct {
