@@ -174,12 +174,10 @@ func checkSubnet(p netip.Prefix) error {
 		return fmt.Errorf("%w: %v", ErrInvalidSubnet, p)
 	case p.Addr().Is4In6() || p.Addr().Is6() && lowest6().Overlaps(p):
 		return fmt.Errorf("%w - an IPv4 address in the form of IPv6: %v", ErrInvalidSubnet, p)
+	case p.Bits() < minBits || p.Bits() > p.Addr().BitLen()-minHostBits:
+		return fmt.Errorf("%w - smaller than minimum size 4: %v", ErrInvalidSubnet, p)
 	case p.Masked() != p:
 		return fmt.Errorf("%w - bits after network prefix are not all zero: %v", ErrInvalidSubnet, p)
-	case p.Bits() < minBits:
-		return fmt.Errorf("%w - must have at least %d bit of prefix: %v", ErrInvalidSubnet, minBits, p)
-	case p.Bits() > p.Addr().BitLen()-minHostBits:
-		return fmt.Errorf("%w - smaller than minimum size 4: %v", ErrInvalidSubnet, p)
 	}
 	return nil
 }

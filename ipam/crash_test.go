@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -27,11 +28,11 @@ var (
 	crashStore = flag.String("crashstore", "", "set in the process that TestCrash kills: the store")
 )
 
-// TestCrash kills a process at any moment while it allocates and frees, again and again. What it had answered is there
+// TestCrash kills a process at any moment while it allocates, claims and frees, again and again. What it had answered is there
 // the next time, and no address was given to two.
 //
-// The process tells of each answer by a line: "A owner address" after an allocation, "f owner" before it frees, "F owner"
-// after.
+// The process tells of each answer by a line: "A owner address" after an allocation or a claim, "f owner" before it frees,
+// "F owner" after.
 func TestCrash(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ipam.db")
 	r := rand.New(rand.NewPCG(*crashSeed, 0))
@@ -40,8 +41,21 @@ func TestCrash(t *testing.T) {
 		m.round(t, path, 1+r.IntN(400))
 		require.NoError(t, m.audit(path), "after crash %d; replay: go test ./ipam -run TestCrash -args -crashes=%d -crashseed=%d", i, *crashes, *crashSeed)
 	}
-	require.NotEmpty(t, m.held)
+	kinds := make(map[string]int)
+	for owner := range m.held {
+		kinds[owner[:1]]++
+	}
+	for _, kind := range []string{allocating, claiming, foreign} {
+		require.NotZero(t, kinds[kind], "%s of %v", kind, kinds)
+	}
 }
+
+// How owners get their addresses, by the first letter of their names.
+const (
+	allocating = "w"
+	claiming   = "c"
+	foreign    = "x" // claims an address outside of the universe
+)
 
 // ledger is what the process has promised.
 type ledger struct {
@@ -142,16 +156,41 @@ func crashProcess() error {
 	return a.Run(context.Background()) // until killed
 }
 
-// churn allocates and frees for ever.
+// acquire gets an address for the owner of a worker with this number. ok is false if a claim comes too late.
+func acquire(a *ipam.Allocator, worker, number int) (owner string, p netip.Prefix, ok bool, err error) {
+	ctx := context.Background()
+	kind, net := allocating, byte(0)
+	switch {
+	case number%5 == 0:
+		kind, net = foreign, 99
+	case number%5 == 1:
+		kind = claiming
+	}
+	owner = fmt.Sprintf("%s%d-%d", kind, worker, number)
+	if kind == allocating {
+		p, err = a.Allocate(ctx, owner, netip.Prefix{})
+		return owner, p, true, err
+	}
+	p = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 32, net + byte(worker/8), byte(worker%8*32 + number)}), 22)
+	err = a.Claim(ctx, owner, p)
+	if errors.Is(err, ipam.ErrConflict) {
+		return owner, p, false, nil
+	}
+	return owner, p, true, err
+}
+
+// churn allocates, claims and frees for ever.
 func churn(a *ipam.Allocator, worker int) {
 	ctx := context.Background()
 	say := func(format string, args ...any) { _, _ = fmt.Fprintf(os.Stdout, format+"\n", args...) }
 	for {
-		owner := fmt.Sprintf("w%d-%d", worker, rand.IntN(30))
-		p, err := a.Allocate(ctx, owner, netip.Prefix{})
+		owner, p, ok, err := acquire(a, worker, rand.IntN(30))
 		if err != nil {
 			say("allocate: %v", err)
 			return
+		}
+		if !ok {
+			continue
 		}
 		say("A %s %v", owner, p)
 		if rand.IntN(2) == 0 {

@@ -3,7 +3,6 @@ package ipam
 import (
 	"io"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -186,67 +185,4 @@ func TestObserverScenario(t *testing.T) {
 	deliver(t, p3, v.Messages[5])
 	require.True(t, w.answered)
 	require.Equal(t, v.Allocated, w.result.Addr().String())
-}
-
-// TestCallVectors replays the recorded calls of Weave Net's HTTP interface, as a daemon would translate them.
-func TestCallVectors(t *testing.T) {
-	bus := gossiptest.New(gossiptest.Config{}).Node(gossip.Member{Name: p(1), UID: 1, Nickname: "host1"})
-	a, err := New(Config{Bus: bus, Universe: netip.MustParsePrefix("10.32.0.0/24"), Birth: Seed(p(1), p(2))})
-	require.NoError(t, err)
-	calls := loadVectors(t).HTTP.Calls
-	require.Len(t, calls, 48)
-	played := 0
-	for _, c := range calls {
-		path, _, _ := strings.Cut(c.Path, "?")
-		parts := strings.Split(strings.Trim(path, "/"), "/")
-		if parts[0] != "ip" || len(parts) < 2 || len(parts) > 4 || strings.Contains(c.Path, "noErrorOnUnknown") || c.Method == "PATCH" {
-			continue // of the daemon alone
-		}
-		played++
-		body, err := call(t, a, c.Method, parts[1:])
-		require.Equal(t, c.Status < 400, err == nil, "%s %s: %v", c.Method, c.Path, err)
-		if err == nil {
-			require.Equal(t, c.Body, body, "%s %s", c.Method, c.Path)
-		}
-	}
-	require.Equal(t, 38, played)
-	got := make(map[string]string)
-	for _, o := range a.Owners() {
-		got[o.Owner] = o.Addrs[0].String()
-	}
-	require.Equal(t, map[string]string{
-		"10.32.0.4": "10.32.0.4/24", "10.32.0.51": "10.32.0.51/24", "net": "10.32.0.0/24", "out": "192.168.5.5/24", "def": "10.32.0.2/24",
-	}, got, "as in the last recorded call")
-}
-
-// call does what a daemon does with the parts of /ip/{id}/{ip}/{prefixlen}.
-func call(t *testing.T, a *Allocator, method string, parts []string) (string, error) {
-	var subnet netip.Prefix
-	if len(parts) == 3 {
-		var err error
-		if subnet, err = netip.ParsePrefix(parts[1] + "/" + parts[2]); err != nil {
-			return "", err
-		}
-	}
-	switch method {
-	case http.MethodPost:
-		got, err := a.Allocate(t.Context(), parts[0], subnet)
-		return got.String(), err
-	case http.MethodPut:
-		return "", a.Claim(t.Context(), parts[0], subnet)
-	case http.MethodDelete:
-		if len(parts) == 1 {
-			return "", a.FreeAll(t.Context(), parts[0])
-		}
-		ip, err := netip.ParseAddr(parts[1])
-		if err != nil {
-			return "", err
-		}
-		return "", a.Free(t.Context(), parts[0], ip)
-	}
-	var list []string
-	for _, x := range a.Lookup(parts[0], subnet) {
-		list = append(list, x.String())
-	}
-	return strings.Join(list, " "), nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/overweave/overweave/ipam"
 	"github.com/overweave/overweave/mesh/gossip/gossiptest"
+	"github.com/overweave/overweave/mesh/peer"
 )
 
 var (
@@ -42,6 +43,7 @@ func TestSimulation(t *testing.T) {
 	if *simSeeds >= 25 { // enough for the rarer things to happen
 		require.NotZero(t, events.times["took over the address space of a dead peer"])
 		require.NotZero(t, events.times["a majority of the address space has confirmed the ring"])
+		require.NotZero(t, events.times["a disk is lost"])
 	}
 }
 
@@ -99,6 +101,22 @@ func drawPlan(seed uint64) plan {
 		}
 	}
 	p.careless = r.IntN(5) == 0
+	return p.vary(rand.New(rand.NewPCG(seed, 4)))
+}
+
+// vary makes some plans larger in one way or another.
+func (p plan) vary(r *rand.Rand) plan {
+	harsh := p.delay == harshDelay
+	if r.IntN(4) == 0 {
+		bits := 64 + 8*r.IntN(5)
+		p.cidr = netip.PrefixFrom(netip.MustParseAddr("fd00:1:2:3::"), bits).String()
+	}
+	switch more := r.IntN(4) == 0; {
+	case harsh:
+		p.size = 3 + r.IntN(6)
+	case more:
+		p.size = max(p.size, 8+r.IntN(3))
+	}
 	return p
 }
 
@@ -107,7 +125,7 @@ func simulate(t *testing.T, p plan, events *tally) (wrong string) {
 	inWorld(t, p.cidr, p.net, func(t *testing.T, w *world) {
 		s := &sim{
 			plan: p, world: w, begun: time.Now(), r: rand.New(rand.NewPCG(p.seed, 0)), events: events,
-			ambushes: rand.New(rand.NewPCG(p.seed, 2)), wiped: make(map[int]bool), fallen: make(map[int]bool),
+			ambushes: rand.New(rand.NewPCG(p.seed, 2)), losses: rand.New(rand.NewPCG(p.seed, 5)), bare: make(map[peer.Name]bool), wiped: make(map[int]bool), fallen: make(map[int]bool),
 			downAt: make(map[int]time.Time), until: make(map[int]time.Time), buried: make(map[int]bool),
 			promised: make(map[netip.Addr]promise), excuses: newExcuses(),
 		}

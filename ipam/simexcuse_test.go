@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/overweave/overweave/mesh/peer"
 )
@@ -18,11 +19,11 @@ type excuses struct {
 	rings   map[peer.Name]string              // the seeds of each, as last seen
 	joined  map[peer.Name]bool                // who has changed over since
 	brought map[peer.Name]map[netip.Addr]bool // what they held then
-	tainted map[netip.Addr]bool               // taken over from a peer that was not gone
+	tainted []span                            // taken over from a peer that was not gone
 }
 
 func newExcuses() excuses {
-	return excuses{make(map[peer.Name]string), make(map[peer.Name]bool), make(map[peer.Name]map[netip.Addr]bool), make(map[netip.Addr]bool)}
+	return excuses{make(map[peer.Name]string), make(map[peer.Name]bool), make(map[peer.Name]map[netip.Addr]bool), nil}
 }
 
 // noteRings looks at who has which ring.
@@ -51,26 +52,9 @@ func (s *sim) noteRings() {
 
 // excused reports whether two peers may both hold a.
 func (s *sim) excused(a netip.Addr, at, other peer.Name) bool {
-	return s.tainted[a] || s.rings[at] != s.rings[other] || s.brought[at][a] || s.brought[other][a]
+	tainted := slices.ContainsFunc(s.tainted, func(x span) bool { return x.from.Compare(a) <= 0 && a.Less(x.to) })
+	return tainted || s.rings[at] != s.rings[other] || s.brought[at][a] || s.brought[other][a]
 }
 
 // taint notes that what was taken over may not have been given up.
-func (s *sim) taint(space []netip.Addr) {
-	for _, a := range space {
-		s.tainted[a] = true
-	}
-}
-
-// spaceOf lists what p has by the ring of n, and tells which share of the whole that is.
-func (s *sim) spaceOf(n *node, p peer.Name) (space []netip.Addr, share float64) {
-	a := s.universe.Addr()
-	for _, e := range n.Status().Entries {
-		for range e.Size {
-			if e.Peer == p {
-				space = append(space, a)
-			}
-			a = a.Next()
-		}
-	}
-	return space, float64(len(space)) / float64(s.addresses())
-}
+func (s *sim) taint(space []span) { s.tainted = append(s.tainted, space...) }

@@ -42,9 +42,11 @@ func requireFound(t *testing.T, draw, without func(p plan) plan) {
 	require.Fail(t, "a missing safeguard was not noticed", "in %d simulations; other trouble: %s", findWithin, other)
 }
 
+const harshDelay = 3 * time.Minute
+
 // reclaimed makes a plan in which the dead are taken over soon, and their space is needed.
 func reclaimed(p plan) plan {
-	p.delay, p.net.Interval, p.net.Loss = 3*time.Minute, 5*time.Second, p.net.Loss/4
+	p.delay, p.net.Interval, p.net.Loss = harshDelay, 5*time.Second, p.net.Loss/4
 	p.cidr, p.size = "10.32.0.0/27", 3+p.size%3
 	return p
 }

@@ -34,6 +34,8 @@ type sim struct {
 	downAt map[int]time.Time // since when it is, or was cut off before
 	until  map[int]time.Time // dead at least until then
 	buried map[int]bool      // dead for ever
+	losses *rand.Rand
+	bare   map[peer.Name]bool // have lost their disk, and kept their space
 
 	promised map[netip.Addr]promise // what was answered, and not given back
 	excuses
@@ -62,6 +64,9 @@ func (s *sim) step() {
 	case x < 88:
 		if s.r.IntN(3) == 0 {
 			s.restart(i, n)
+			return
+		}
+		if s.losses.IntN(4) == 0 && s.wreck(i, n) {
 			return
 		}
 		s.bury(i, n)
@@ -167,13 +172,7 @@ func (s *sim) bury(i int, n *node) {
 	case x < 40:
 		s.until[i] = time.Now().Add(s.delay + time.Duration(s.r.IntN(180)-30)*time.Second)
 	case x < 60 && len(s.buried) == 0 && !s.split && len(n.Status().Entries) > 0:
-		var own, all uint64
-		for _, p := range n.Status().Peers {
-			if all += p.IPs; p.Peer == n.name {
-				own = p.IPs
-			}
-		}
-		if own*5 < all*2 {
+		if _, share := s.spaceOf(n, n.name); share < 0.4 {
 			s.buried[i] = true
 		}
 	}
@@ -267,16 +266,8 @@ func (s *sim) freeSome(n *node) {
 func (s *sim) claimOne(n *node) {
 	s.owners++
 	owner := fmt.Sprintf("c%d", s.owners)
-	raw := s.universe.Addr().AsSlice()
-	raw[len(raw)-1] = byte(s.r.IntN(s.addresses()))
-	a, _ := netip.AddrFromSlice(raw)
-	p := netip.PrefixFrom(a, s.universe.Bits())
+	p := s.anywhere(s.r)
 	s.try(func(ctx context.Context) { s.answered(n, owner, p, n.Claim(ctx, owner, p)) })
-}
-
-// addresses returns the size of the universe.
-func (s *sim) addresses() int {
-	return 1 << (s.universe.Addr().BitLen() - s.universe.Bits())
 }
 
 // partition splits the peers in two. Where dead peers are reclaimed it mostly ends before that could happen.
@@ -329,7 +320,7 @@ func (s *sim) takeOverOne(n *node) {
 }
 
 // tookOver follows a takeover by the operator. Some of those who are taken over were not gone.
-func (s *sim) tookOver(gone int, space []netip.Addr, share float64) {
+func (s *sim) tookOver(gone int, space []span, share float64) {
 	back := s.r.IntN(3) == 0 && (s.delay <= 0 || share < 0.4) // or else it could take over others in its turn
 	if s.careless || back {
 		s.taint(space)
