@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 
@@ -56,11 +57,46 @@ func TestKeyIsNotPrinted(t *testing.T) {
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "key", k, "in", holder)
 	asJSON, err := json.Marshal(holder)
 	require.NoError(t, err)
+	for _, v := range holdersOf(k) {
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "v", v)
+		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "v", v)
+		for _, verb := range strings.Fields("%v %+v %#v %s %x %X %q %d %o %08b") {
+			fmt.Fprintf(&log, verb, v)
+		}
+	}
 	shown := log.String() + string(asJSON) + fmt.Sprintf("%v %+v %#v %s %x %X %q %d %o %08b", k, k, k, k, k, k, k, k, k, k) + fmt.Sprintf("%v %+v %#v %d", holder, holder, holder, &holder)
 	for _, leak := range []string{fmt.Sprintf("%x", k[:4]), fmt.Sprintf("%X", k[:4]), fmt.Sprintf("%d %d %d", k[0], k[1], k[2]), fmt.Sprintf("%d,%d,%d", k[0], k[1], k[2]), fmt.Sprintf("%#x, %#x", k[0], k[1])} {
 		require.NotContains(t, shown, leak)
 	}
 	require.Contains(t, shown, "hidden")
+}
+
+// holdersOf returns what holds a key, as it is and within other things.
+func holdersOf(k crypto.Key) []any {
+	streams := struct {
+		sealer *crypto.StreamSealer
+		opener crypto.StreamOpener
+	}{crypto.NewStreamSealer(k, true), *crypto.NewStreamOpener(k, true)}
+	datagrams := struct {
+		sealer *crypto.DatagramSealer
+		opener *crypto.DatagramOpener
+	}{crypto.NewDatagramSealer(k, true), crypto.NewDatagramOpener(k, true)}
+	return []any{
+		streams, &streams, streams.sealer, *streams.sealer, &streams.opener,
+		datagrams, &datagrams, datagrams.sealer, datagrams.opener,
+	}
+}
+
+func TestZeroKeyPair(t *testing.T) {
+	var zero crypto.KeyPair
+	public := zero.Public()
+	require.Zero(t, public)
+	_, err := zero.Session(make([]byte, crypto.KeySize), nil)
+	require.Error(t, err)
+	pair, err := crypto.GenerateKeyPair()
+	require.NoError(t, err)
+	_, err = pair.Session(public[:], nil)
+	require.ErrorIs(t, err, crypto.ErrBadPublicKey)
 }
 
 func TestStream(t *testing.T) {

@@ -30,14 +30,15 @@ const (
 
 // DatagramSealer seals one direction. It is safe for concurrent use.
 type DatagramSealer struct {
-	key   Key
+	key   hidden
 	nonce nonce
 	next  [2]atomic.Uint64
 }
 
-// NewDatagramSealer starts at number 0 on both channels. initiator says whether this end, the sender, dialled.
+// NewDatagramSealer starts at number 0 on both channels. initiator says whether this end, the sender, dialled. There must
+// never be two of the same key and initiator: they would use the same nonces, and what they sealed could be read and forged.
 func NewDatagramSealer(k Key, initiator bool) *DatagramSealer {
-	return &DatagramSealer{key: k, nonce: newNonce(initiator, false)}
+	return &DatagramSealer{key: hide(k), nonce: newNonce(initiator, false)}
 }
 
 // Seal appends number, seal and sealed payload to dst, DatagramOverhead bytes more than the payload; the two must not
@@ -50,12 +51,12 @@ func (s *DatagramSealer) Seal(dst []byte, ch Channel, payload []byte) []byte {
 	n := s.nonce
 	n.setNumber(number)
 	dst = binary.BigEndian.AppendUint64(dst, number)
-	return secretbox.Seal(dst, payload, (*[24]byte)(&n), (*[KeySize]byte)(&s.key))
+	return secretbox.Seal(dst, payload, (*[24]byte)(&n), s.key())
 }
 
 // DatagramOpener opens one direction and refuses replays. It is safe for concurrent use.
 type DatagramOpener struct {
-	key   Key
+	key   hidden
 	nonce nonce
 
 	mu      sync.Mutex // guards windows
@@ -64,7 +65,7 @@ type DatagramOpener struct {
 
 // NewDatagramOpener starts with nothing seen. initiator says whether the other end, the sender, dialled.
 func NewDatagramOpener(k Key, initiator bool) *DatagramOpener {
-	return &DatagramOpener{key: k, nonce: newNonce(initiator, false)}
+	return &DatagramOpener{key: hide(k), nonce: newNonce(initiator, false)}
 }
 
 // Open appends the payload to dst; it must not overlap with datagram. The error is ErrOpen or ErrReplay; either leaves the
@@ -76,7 +77,7 @@ func (o *DatagramOpener) Open(dst, datagram []byte) (payload []byte, ch Channel,
 	number := binary.BigEndian.Uint64(datagram)
 	n := o.nonce
 	n.setNumber(number)
-	out, ok := secretbox.Open(dst, datagram[8:], (*[24]byte)(&n), (*[KeySize]byte)(&o.key))
+	out, ok := secretbox.Open(dst, datagram[8:], (*[24]byte)(&n), o.key())
 	if !ok {
 		return dst, 0, ErrOpen
 	}

@@ -28,11 +28,17 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) 
 // MarshalText hides the key in JSON and in structured logs.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
+// hidden gives a key to who calls it. The methods of a Key do not count where it is an unexported field; of a function there
+// is nothing to print, whatever holds it and whatever the verb.
+type hidden func() *[KeySize]byte
+
+func hide(k Key) hidden { return func() *[KeySize]byte { return (*[KeySize]byte)(&k) } }
+
 // ErrBadPublicKey is wrapped by errors of [KeyPair.Session] about public keys that are malformed, or of low order, with
 // which the session would depend on the password alone.
 var ErrBadPublicKey = errors.New("bad public key")
 
-// KeyPair is one end's X25519 key pair, made anew for each connection. It is immutable.
+// KeyPair is one end's X25519 key pair, made anew for each connection. It is immutable. The zero KeyPair makes no sessions.
 type KeyPair struct {
 	private *ecdh.PrivateKey
 }
@@ -55,14 +61,22 @@ func NewKeyPair(private []byte) (KeyPair, error) {
 	return KeyPair{private: k}, nil
 }
 
-// Public returns the key to send to the other end.
-func (k KeyPair) Public() [KeySize]byte { return [KeySize]byte(k.private.PublicKey().Bytes()) }
+// Public returns the key to send to the other end. That of the zero KeyPair is zero, which every other end refuses.
+func (k KeyPair) Public() (public [KeySize]byte) {
+	if k.private != nil {
+		copy(public[:], k.private.PublicKey().Bytes())
+	}
+	return public
+}
 
 // Session computes the session key that both ends share if they know the same password, which is used as it is.
 //
 //	shared  = HSalsa20(X25519(own private key, remote public key), 16 zero bytes)
 //	session = SHA-256(shared | password)
 func (k KeyPair) Session(remotePublic, password []byte) (Key, error) {
+	if k.private == nil {
+		return Key{}, errors.New("crypto: session of no key pair")
+	}
 	pub, err := ecdh.X25519().NewPublicKey(remotePublic)
 	if err != nil {
 		return Key{}, fmt.Errorf("crypto: %w: %d bytes, want %d", ErrBadPublicKey, len(remotePublic), KeySize)

@@ -163,8 +163,8 @@ func TestSkewedClock(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Len(t, k.agree(), 2)
 		require.NotZero(t, k.tables[9].Status().Skewed)
-		k.tables[9].Unregister(Match{})
-		k.tables[1].Unregister(Match{})
+		k.tables[9].UnregisterAll()
+		k.tables[1].UnregisterAll()
 		time.Sleep(2 * time.Minute)
 		for _, table := range k.tables {
 			require.Zero(t, table.Status().Live)

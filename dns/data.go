@@ -58,7 +58,8 @@ func (d *delta) Merge(other gossip.Data) gossip.Data {
 // message up to 15 minutes after the time it bears.
 const stateFresh = 30 * time.Second
 
-// state is the whole table, as it is when it is encoded. Every delta that waits beside it is in the table already.
+// state is the whole table but for expired tombstones, as it is when it is encoded. Every delta that waits beside it
+// is in the table already, but for corrections that a full table has no room for, which are made again.
 type state struct {
 	t *Table
 
@@ -79,7 +80,9 @@ func (s *state) Encode() [][]byte {
 	s.t.mu.RLock()
 	entries := make([]Entry, 0, len(s.t.recs.all))
 	for _, rec := range s.t.recs.all {
-		entries = append(entries, rec.Entry)
+		if !expired(rec.Entry, now.Unix()) {
+			entries = append(entries, rec.Entry)
+		}
 	}
 	s.changes = s.t.changes.Load()
 	s.t.mu.RUnlock()

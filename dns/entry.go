@@ -14,7 +14,6 @@ const (
 	maxHostname = 255     // bytes, with the final dot
 	maxLabel    = 63      // bytes, RFC 1035 section 2.3.4
 	maxOwner    = 1 << 10 // bytes; container ids have 64
-	maxVersion  = 1 << 62 // leaves room for the next ones
 )
 
 var (
@@ -47,7 +46,7 @@ type key struct {
 	addr   netip.Addr
 }
 
-func (e Entry) key() key { return key{strings.ToLower(e.Hostname), e.Origin, e.Owner, e.Addr} }
+func (e Entry) key() key { return key{lower(e.Hostname), e.Origin, e.Owner, e.Addr} }
 
 // compare gives the order of the table.
 func (k key) compare(o key) int {
@@ -64,6 +63,27 @@ func (e Entry) newerThan(o Entry) bool {
 func wireCompare(a, b Entry) int {
 	return cmp.Or(strings.Compare(a.Hostname, b.Hostname), cmp.Compare(a.Origin, b.Origin),
 		strings.Compare(a.Owner, b.Owner), a.Addr.Compare(b.Addr))
+}
+
+// maxVersion is the bound of versions that are taken from the network. Nobody counts that far: who sends such wants the last
+// word about the name of another. The bound rises with the time, in Unix seconds, so that it does not get that: whatever was
+// taken, a moment later the origin's correction, which is one more, is taken too.
+func maxVersion(now int64) int64 { return 1<<61 + min(max(now, 0), 1<<40)<<20 }
+
+// lower makes letters small as DNS does: those of ASCII, and no other byte (RFC 4343).
+func lower(s string) string {
+	for i := range len(s) {
+		if 'A' <= s[i] && s[i] <= 'Z' {
+			b := []byte(s)
+			for j := i; j < len(b); j++ {
+				if 'A' <= b[j] && b[j] <= 'Z' {
+					b[j] += 'a' - 'A'
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
 }
 
 // fqdn adds the final dot if there is none.

@@ -31,7 +31,7 @@ func (r *recorder) Members() []gossip.Member {
 	return []gossip.Member{r.Self()}
 }
 func (r *recorder) Member(n peer.Name) (gossip.Member, bool) {
-	return gossip.Member{Name: n}, r.known[n]
+	return gossip.Member{Name: n}, n == r.self || r.known[n]
 }
 
 // recorderSender sends nothing but broadcasts: a table that did would panic here.
@@ -144,7 +144,7 @@ func (v vectorMessage) message() message { return message{v.Timestamp, entriesOf
 func read(t testing.TB, d gossip.Data) message {
 	msgs := d.Encode()
 	require.Len(t, msgs, 1)
-	at, entries, bad, err := decode(msgs[0])
+	at, entries, bad, err := decode(msgs[0], vectorClock)
 	require.NoError(t, err)
 	require.Zero(t, bad)
 	return message{at, entries}

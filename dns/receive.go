@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"slices"
 	"time"
 
 	"github.com/overweave/overweave/mesh/gossip"
@@ -19,7 +20,7 @@ func (r receiver) OnBroadcast(_ peer.Name, msg []byte) (gossip.Data, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newDelta(got.at, got.all), nil
+	return newDelta(got.at, got.kept), nil
 }
 
 // OnGossip passes on what was new.
@@ -28,39 +29,61 @@ func (r receiver) OnGossip(msg []byte) (gossip.Data, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.t.mu.Lock()
+	r.t.heard = true
+	r.t.mu.Unlock()
 	return newDelta(r.t.now().Unix(), got.fresh), nil
 }
 
-// OnPeerGone forgets what the peer said. If it comes back, it says so again.
+// OnPeerGone forgets what the peer said. If it comes back, it says so again; if it is back already, it has, and takes back
+// itself what does not hold any more.
 func (r receiver) OnPeerGone(name peer.Name) {
-	r.t.mu.Lock()
-	defer r.t.mu.Unlock()
-	if name != r.t.self && r.t.recs.dropOrigin(name) {
-		r.t.changes.Add(1)
+	r.t.leaving.Lock()
+	defer r.t.leaving.Unlock()
+	for {
+		if _, back := r.t.bus.Member(name); back || !r.t.forget(name) {
+			return
+		}
 	}
+}
+
+// forget drops some of the entries of an origin, and reports whether there were any.
+func (t *Table) forget(origin peer.Name) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.recs.dropOrigin(origin, batchSize) == 0 {
+		return false
+	}
+	t.changes.Add(1)
+	return true
 }
 
 // State returns the whole table, even if it is empty: old peers expect a message.
 func (r receiver) State() gossip.Data { return r.t.state }
 
+// batchSize is how many entries are changed at a stretch: lookups get in between.
+const batchSize = 256
+
 // received is what a message came to.
 type received struct {
 	at        int64   // its time, or ours if its clock is off
-	all       []Entry // of known origins, corrected
+	kept      []Entry // what was fit to be merged, corrected
 	fresh     []Entry // of those, what changed the table
 	corrected []Entry // of those, our own that we had to put right
 }
 
 func (t *Table) receive(msg []byte) (received, error) {
-	at, entries, bad, err := decode(msg)
+	now := t.now()
+	at, entries, bad, err := decode(msg, now.Unix())
 	if err != nil {
 		t.counts.malformed.Add(1)
 		return received{}, err
 	}
 	t.counts.bad.Add(uint64(bad))
-	now := t.now()
-	got := received{at: t.checkClock(at, now), all: t.ofMembers(entries)}
-	t.mergeAll(&got, now.Unix())
+	known, unknown := t.byOrigin(entries)
+	t.counts.unknown.Add(uint64(t.parked.add(unknown, now)))
+	got := t.mergeAll(known, now.Unix())
+	got.at = t.checkClock(at, now)
 	t.counts.corrected.Add(uint64(len(got.corrected)))
 	t.broadcast(got.corrected)
 	return got, nil
@@ -78,49 +101,76 @@ func (t *Table) checkClock(at int64, now time.Time) int64 {
 	return ours
 }
 
-// ofMembers drops entries whose origin is not in the membership, in place.
-func (t *Table) ofMembers(entries []Entry) []Entry {
-	known := map[peer.Name]bool{t.self: true}
-	kept := entries[:0]
+// byOrigin splits entries, whose order it keeps, by whether their origin is in the membership. It uses their memory.
+func (t *Table) byOrigin(entries []Entry) (known, unknown []Entry) {
+	member := t.members()
+	known = entries[:0]
 	for _, e := range entries {
-		ok, asked := known[e.Origin]
-		if !asked {
-			_, ok = t.bus.Member(e.Origin)
-			known[e.Origin] = ok
-		}
-		if ok {
-			kept = append(kept, e)
+		if member(e.Origin) {
+			known = append(known, e)
+		} else {
+			unknown = append(unknown, e)
 		}
 	}
-	t.counts.unknown.Add(uint64(len(entries) - len(kept)))
-	return kept
+	return known, unknown
 }
 
-func (t *Table) mergeAll(got *received, now int64) {
+// members returns a function that tells who is in the membership, and asks the bus once for each peer.
+func (t *Table) members() func(peer.Name) bool {
+	known := map[peer.Name]bool{t.self: true}
+	return func(name peer.Name) bool {
+		ok, asked := known[name]
+		if !asked {
+			_, ok = t.bus.Member(name)
+			known[name] = ok
+		}
+		return ok
+	}
+}
+
+func (t *Table) mergeAll(entries []Entry, now int64) (got received) {
+	for batch := range slices.Chunk(entries, batchSize) {
+		t.mergeBatch(&got, batch, now)
+	}
+	return got
+}
+
+func (t *Table) mergeBatch(got *received, batch []Entry, now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, e := range got.all {
-		old, have := t.recs.get(e)
-		if have {
-			e.Hostname = old.Hostname
-		}
-		corrected := false
-		if e.Origin == t.self {
-			e, corrected = correct(e, old, have, now)
-		}
-		got.all[i] = e
-		if !have && !t.mayAdd(e, now) {
-			continue
-		}
-		if e, changed := t.recs.merge(e); changed {
-			got.fresh = append(got.fresh, e)
-		}
-		if corrected {
+	before := len(got.fresh)
+	for _, e := range batch {
+		t.mergeOne(got, e, now)
+	}
+	if len(got.fresh) > before {
+		t.changes.Add(1)
+	}
+}
+
+// mergeOne merges an entry. The caller holds mu.
+func (t *Table) mergeOne(got *received, e Entry, now int64) {
+	if e.Origin == t.self && !t.heard && t.recs.respell(e) { // we are new here: what others remember of us was first
+		t.changes.Add(1)
+	}
+	old, have := t.recs.get(e)
+	if have {
+		e.Hostname = old.Hostname
+	}
+	corrected := false
+	if e.Origin == t.self {
+		if e, corrected = correct(e, old, have, now); corrected {
 			got.corrected = append(got.corrected, e)
 		}
 	}
-	if len(got.fresh) > 0 {
-		t.changes.Add(1)
+	if !have && !t.mayAdd(e, now) {
+		if corrected { // others have to know, with or without room here
+			got.kept = append(got.kept, e)
+		}
+		return
+	}
+	got.kept = append(got.kept, e)
+	if e, changed := t.recs.merge(e); changed {
+		got.fresh = append(got.fresh, e)
 	}
 }
 

@@ -14,7 +14,7 @@ type records struct {
 	domain  string // lower case, with final dot
 	all     map[key]*record
 	origins map[peer.Name]map[*record]struct{}
-	names   map[string]*node // by lower-case name; of names in the domain also those that only have others below them
+	names   map[string]*node // by lower-case name; also those that only have others below them, as above says
 	addrs   map[netip.Addr][]*record
 	live    int
 }
@@ -109,14 +109,27 @@ func (r *records) dropFunc(gone func(Entry) bool) bool {
 	return len(r.all) < before
 }
 
-// dropOrigin drops all of an origin, and reports whether that was anything.
-func (r *records) dropOrigin(origin peer.Name) bool {
-	recs := r.origins[origin]
-	had := len(recs) > 0
-	for rec := range recs {
+// dropOrigin drops at most limit entries of an origin, and returns how many that were.
+func (r *records) dropOrigin(origin peer.Name, limit int) int {
+	n := 0
+	for rec := range r.origins[origin] {
+		if n == limit {
+			break
+		}
 		r.drop(rec)
+		n++
 	}
-	return had
+	return n
+}
+
+// respell gives the entry with e's identity the spelling of e, and reports whether it had another.
+func (r *records) respell(e Entry) bool {
+	rec, ok := r.all[e.key()]
+	if !ok || rec.Hostname == e.Hostname {
+		return false
+	}
+	rec.Hostname = e.Hostname
+	return true
 }
 
 // index makes a record that is live now be found.
@@ -163,10 +176,15 @@ func (r *records) dropEmpty(name string, n *node) {
 	}
 }
 
-// above yields the names between a name in the domain and the domain, which is the last of them.
+// maxDepth is how many labels below the domain a name has at most for the names above it to exist through it. Else entries
+// of a hundred labels could take a hundred times their memory.
+const maxDepth = 8
+
+// above yields the names between a name in the domain and the domain, which is the last of them. Names that are too deep,
+// or that nobody can ask for, have none.
 func (r *records) above(name string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
-		if !within(name, r.domain) {
+		if !within(name, r.domain) || strings.Count(name, ".")-strings.Count(r.domain, ".") > maxDepth || checkName(name) != nil {
 			return
 		}
 		for name != r.domain {
@@ -194,7 +212,7 @@ func compareRecord(rec *record, k key) int { return rec.key.compare(k) }
 
 // lookup returns the addresses of a name, each once; ok is true also for a name that only has others below it.
 func (r *records) lookup(name string) (addrs []netip.Addr, ok bool) {
-	n, ok := r.names[strings.ToLower(fqdn(name))]
+	n, ok := r.names[lower(fqdn(name))]
 	if !ok || len(n.live) == 0 {
 		return nil, ok
 	}

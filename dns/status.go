@@ -8,11 +8,12 @@ type Status struct {
 	Live       int    // entries that hold
 	Own        int    // of those, what this peer registered
 	Tombstones int    // entries that were removed
+	Parked     int    // entries, not among these, that wait for their origin to appear in the membership
 
 	Malformed      uint64 // messages that could not be read
 	Skewed         uint64 // messages of peers whose clock is more than MaxSkew from ours; they were merged
 	BadEntries     uint64 // entries dropped because a field is out of bounds
-	UnknownOrigin  uint64 // entries dropped because their origin is not in the membership
+	UnknownOrigin  uint64 // entries dropped because their origin did not appear in the membership
 	Refused        uint64 // entries not taken up because the table is full
 	SelfCorrection uint64 // entries of ours that others remembered wrongly and were told so
 }
@@ -31,6 +32,7 @@ func (t *Table) Status() Status {
 		Live:           live,
 		Own:            own,
 		Tombstones:     all - live,
+		Parked:         t.parked.size(),
 		Malformed:      t.counts.malformed.Load(),
 		Skewed:         t.counts.skewed.Load(),
 		BadEntries:     t.counts.bad.Load(),

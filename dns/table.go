@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +28,9 @@ const (
 	expireInterval    = 30 * time.Minute
 	tombstoneAge      = 1800  // seconds that a tombstone is kept at least
 	tombstoneAhead    = 86400 // seconds; one that far in the future was made by a broken clock
+	// ownTombstoneAge is how many seconds we remember what we removed: longer than anybody else, so that a name which
+	// returns has a version above that of any tombstone still held.
+	ownTombstoneAge = 3 * tombstoneAge
 )
 
 // Config configures a Table.
@@ -59,9 +61,13 @@ type Table struct {
 
 	counts  counts
 	changes atomic.Uint64 // grows with every change of recs, under mu
+	parked  parked
 
-	mu   sync.RWMutex
-	recs *records
+	leaving sync.Mutex // held from asking who is a member to adopting or forgetting its entries; taken before mu
+
+	mu    sync.RWMutex // guards all below
+	recs  *records
+	heard bool // a neighbour has sent its state, or a part
 }
 
 // New makes an empty table and joins the channel of the bus. It starts nothing.
@@ -72,7 +78,7 @@ func New(c Config) (*Table, error) {
 	if c.MaxEntries < 0 {
 		return nil, errors.New("dns: negative MaxEntries")
 	}
-	domain := strings.ToLower(fqdn(c.Domain))
+	domain := lower(fqdn(c.Domain))
 	if c.Domain == "" {
 		domain = DefaultDomain
 	}
@@ -103,14 +109,17 @@ func New(c Config) (*Table, error) {
 	return t, nil
 }
 
-// Run forgets expired tombstones every 30 minutes. It returns nil when ctx ends. The table answers and gossips also
-// while it does not run.
+// Run takes up the names of peers that were heard of before they were in the membership, and forgets expired tombstones
+// every 30 minutes. It returns nil when ctx ends. The table answers and gossips also while it does not run.
 func (t *Table) Run(ctx context.Context) error {
-	tick := time.NewTicker(expireInterval)
-	defer tick.Stop()
+	adopt, expire := time.NewTicker(adoptInterval), time.NewTicker(expireInterval)
+	defer adopt.Stop()
+	defer expire.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-adopt.C:
+			t.adopt(t.now())
+		case <-expire.C:
 			t.expire(t.now().Unix())
 		case <-ctx.Done():
 			return nil
@@ -121,11 +130,14 @@ func (t *Table) Run(ctx context.Context) error {
 func (t *Table) expire(now int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.recs.dropFunc(func(e Entry) bool { return expired(e, now) }) {
+	ours := now - (ownTombstoneAge - tombstoneAge)
+	gone := func(e Entry) bool { return expired(e, now) && (e.Origin != t.self || expired(e, ours)) }
+	if t.recs.dropFunc(gone) {
 		t.changes.Add(1)
 	}
 }
 
+// expired reports whether an entry is a tombstone that need not be known any more.
 func expired(e Entry, now int64) bool {
 	return !e.Live() && (now-e.Tombstone > tombstoneAge || e.Tombstone-now > tombstoneAhead)
 }
@@ -139,7 +151,7 @@ func (t *Table) Domain() string { return t.domain }
 // Errors wrap ErrOutsideDomain, ErrInvalidName or ErrNotIPv4.
 func (t *Table) Register(name, owner string, addr netip.Addr) error {
 	name, addr = fqdn(name), addr.Unmap()
-	if !within(strings.ToLower(name), t.domain) {
+	if !within(lower(name), t.domain) {
 		return fmt.Errorf("dns: register %q: %w %s", name, ErrOutsideDomain, t.domain)
 	}
 	if err := checkName(name); err != nil {
@@ -170,7 +182,8 @@ func (t *Table) revive(e Entry) Entry {
 	return t.recs.put(e)
 }
 
-// Match selects entries of this peer. A zero field matches all, so that the zero Match selects everything.
+// Match selects entries of this peer: those that have all the fields that are not zero. The zero Match selects nothing, so
+// that a field which is empty by mistake takes nothing back; see [Table.UnregisterAll].
 type Match struct {
 	Name  string     // full name, case ignored; the final dot may be missing
 	Owner string     // exactly
@@ -180,7 +193,7 @@ type Match struct {
 // normal brings the fields into the form that matches compares.
 func (m Match) normal() Match {
 	if m.Name != "" {
-		m.Name = strings.ToLower(fqdn(m.Name))
+		m.Name = lower(fqdn(m.Name))
 	}
 	m.Addr = m.Addr.Unmap()
 	return m
@@ -194,16 +207,27 @@ func (m Match) matches(k key) bool {
 // Unregister takes back what this peer registered, tells everybody, and returns how many entries that were. Entries of
 // other peers are out of its reach.
 func (t *Table) Unregister(m Match) int {
-	removed := t.bury(m.normal(), t.now().Unix())
+	if m == (Match{}) {
+		return 0
+	}
+	return t.remove(m.normal().matches)
+}
+
+// UnregisterAll takes back everything that this peer registered, like [Table.Unregister].
+func (t *Table) UnregisterAll() int { return t.remove(func(key) bool { return true }) }
+
+func (t *Table) remove(which func(key) bool) int {
+	removed := t.bury(which, t.now().Unix())
 	t.broadcast(removed)
 	return len(removed)
 }
 
-func (t *Table) bury(m Match, now int64) (removed []Entry) {
+// bury makes tombstones of own entries and returns them.
+func (t *Table) bury(which func(key) bool, now int64) (removed []Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for rec := range t.recs.origins[t.self] {
-		if e := rec.Entry; e.Live() && m.matches(rec.key) {
+		if e := rec.Entry; e.Live() && which(rec.key) {
 			e.Tombstone, e.Version = now, e.Version+1
 			removed = append(removed, t.recs.put(e))
 		}

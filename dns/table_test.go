@@ -87,7 +87,7 @@ func TestUnregisterMatches(t *testing.T) {
 		m    Match
 		want int
 	}{
-		{Match{}, 4}, {Match{Name: "x.weave.local"}, 2}, {Match{Owner: "c1"}, 3}, {Match{Addr: b}, 2},
+		{Match{}, 0}, {Match{Name: "x.weave.local"}, 2}, {Match{Owner: "c1"}, 3}, {Match{Addr: b}, 2},
 		{Match{Name: "x.weave.local.", Owner: "c2"}, 1}, {Match{Owner: "c3"}, 0},
 		{Match{Addr: netip.MustParseAddr("::ffff:10.32.0.1")}, 2},
 	} {
@@ -149,7 +149,7 @@ func TestReceiveDropsBadEntries(t *testing.T) {
 		{strings.Repeat("x", maxHostname) + ".", peer2, "c", addr, 0, 0},
 		{"owner.weave.local.", peer2, strings.Repeat("x", maxOwner+1), addr, 0, 0},
 		{"version.weave.local.", peer2, "c", addr, -1, 0},
-		{"version.weave.local.", peer2, "c", addr, maxVersion, 0},
+		{"version.weave.local.", peer2, "c", addr, maxVersion(vectorClock), 0},
 		{"tombstone.weave.local.", peer2, "c", addr, 0, -1},
 		{"origin.weave.local.", 0, "c", addr, 0, 0},
 		{"stranger.weave.local.", peer3, "c", addr, 0, 0},
@@ -159,7 +159,7 @@ func TestReceiveDropsBadEntries(t *testing.T) {
 	require.Equal(t, []Entry{good}, read(t, relayed).Entries)
 	require.Equal(t, []Entry{good}, table.Entries())
 	require.Equal(t, uint64(7), table.Status().BadEntries)
-	require.Equal(t, uint64(1), table.Status().UnknownOrigin)
+	require.Equal(t, 1, table.Status().Parked)
 
 	_, err = receiver{table}.OnGossip([]byte("not gob"))
 	require.ErrorIs(t, err, errMalformed)
@@ -213,12 +213,12 @@ func TestRecordsAgainstModel(t *testing.T) {
 		for range 300 {
 			switch rng.IntN(20) {
 			case 0:
-				r.dropOrigin(peer2)
+				r.dropOrigin(peer2, 5)
 			case 1:
 				r.dropFunc(func(e Entry) bool { return e.Tombstone > 3 })
 			default:
 				r.merge(Entry{
-					Hostname: pick("a.d.", "A.d.", "b.a.d.", "c.b.a.d.", "d.", "x.y.", ".d.", "..d."),
+					Hostname: pick("a.d.", "A.d.", "b.a.d.", "c.b.a.d.", "d.", "x.y.", ".d.", "..d.", "9.8.7.6.5.4.3.2.1.d.", "8.7.6.5.4.3.2.1.d."),
 					Origin:   []peer.Name{peer1, peer2}[rng.IntN(2)], Owner: pick("c1", "c2"),
 					Addr:    netip.AddrFrom4([4]byte{10, 0, 0, byte(rng.IntN(3))}),
 					Version: rng.Int64N(6), Tombstone: max(0, rng.Int64N(10)-5),
@@ -248,7 +248,7 @@ func checkModel(t *testing.T, r *records) {
 		if _, ok := addrs[e.Addr]; !ok {
 			addrs[e.Addr] = e.Hostname
 		}
-		for within(name, "d.") && name != "d." {
+		for name != "d." && within(name, "d.") && checkName(lower(e.Hostname)) == nil && strings.Count(e.Hostname, ".") <= maxDepth+1 {
 			name = parent(name)
 			names[name] = names[name][:len(names[name]):len(names[name])]
 		}
@@ -282,7 +282,7 @@ func TestStateIsEncodedOncePerChange(t *testing.T) {
 	require.Len(t, read(t, s).Entries, 1)
 	now = now.Add(stateFresh)
 	require.Equal(t, now.Unix(), read(t, s).At)
-	table.Unregister(Match{})
+	table.UnregisterAll()
 	require.NotZero(t, read(t, s).Entries[0].Tombstone)
 }
 
@@ -321,7 +321,7 @@ func TestConcurrentUse(t *testing.T) {
 				table.Reverse(addr)
 				table.Unregister(Match{Addr: addr})
 				table.Entries()
-				receiver{table}.OnPeerGone(peer2)
+				table.forget(peer2)
 			}
 		})
 	}
@@ -335,17 +335,23 @@ func (discard) Broadcast(gossip.Data) {}
 
 func TestRunExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		table, _ := newTestTable(t, peer1)
+		table, _ := newTestTable(t, peer1, peer2)
 		table.now = time.Now
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- table.Run(ctx) }()
-		require.NoError(t, table.Register("a.weave.local", "c", netip.MustParseAddr("10.32.0.1")))
+		addr := netip.MustParseAddr("10.32.0.1")
+		require.NoError(t, table.Register("a.weave.local", "c", addr))
 		time.Sleep(10 * time.Minute)
-		table.Unregister(Match{})
+		table.UnregisterAll()
+		table.put(Entry{"b.weave.local.", peer2, "c", addr, 1, time.Now().Unix()})
 		time.Sleep(25 * time.Minute)
 		synctest.Wait()
-		require.Equal(t, 1, table.Status().Tombstones, "25 minutes old at most")
+		require.Equal(t, 2, table.Status().Tombstones, "25 minutes old")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		require.Equal(t, 1, table.Status().Tombstones, "our own is kept longer")
+		require.Empty(t, read(t, receiver{table}.State()).Entries, "but not told")
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		require.Zero(t, table.Status().Tombstones)

@@ -76,12 +76,12 @@ func (e Entry) wire() wireEntry {
 	}
 }
 
-// entry checks an entry that came in.
-func (w wireEntry) entry() (Entry, bool) {
+// entry checks an entry that came in at a time, in Unix seconds.
+func (w wireEntry) entry(now int64) (Entry, bool) {
 	origin, err := peer.FromUint64(w.Origin)
 	switch {
 	case err != nil, w.Addr >= 1<<32, len(w.ContainerID) > maxOwner, len(w.Hostname) > maxHostname,
-		!strings.HasSuffix(w.Hostname, "."), w.Version < 0, w.Version >= maxVersion, w.Tombstone < 0:
+		!strings.HasSuffix(w.Hostname, "."), w.Version < 0, w.Version >= maxVersion(now), w.Tombstone < 0:
 		return Entry{}, false
 	}
 	var addr [4]byte
@@ -89,8 +89,8 @@ func (w wireEntry) entry() (Entry, bool) {
 	return Entry{w.Hostname, origin, w.ContainerID, netip.AddrFrom4(addr), w.Version, w.Tombstone}, true
 }
 
-// decode reads a message from the network. Bad entries are left out and counted; err means that nothing could be read.
-func decode(msg []byte) (at int64, entries []Entry, bad int, err error) {
+// decode reads a message that came from the network at a time, in Unix seconds. Bad entries are left out and counted; err means that nothing could be read.
+func decode(msg []byte, now int64) (at int64, entries []Entry, bad int, err error) {
 	defer func() { // gob does not promise to withstand every input
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: %v", errMalformed, r)
@@ -108,7 +108,7 @@ func decode(msg []byte) (at int64, entries []Entry, bad int, err error) {
 	}
 	entries = make([]Entry, 0, len(m.Entries))
 	for _, w := range m.Entries {
-		if e, ok := w.entry(); ok {
+		if e, ok := w.entry(now); ok {
 			entries = append(entries, e)
 		}
 	}

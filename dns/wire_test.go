@@ -24,7 +24,7 @@ func TestEncodeSplits(t *testing.T) {
 	var back []Entry
 	for _, m := range msgs {
 		require.LessOrEqual(t, len(m), gossip.MaxMessage)
-		at, got, bad, err := decode(m)
+		at, got, bad, err := decode(m, vectorClock)
 		require.NoError(t, err)
 		require.Zero(t, bad)
 		require.EqualValues(t, 7, at)
@@ -34,13 +34,13 @@ func TestEncodeSplits(t *testing.T) {
 }
 
 func TestDecodeRefusesLargeClaims(t *testing.T) {
-	_, _, _, err := decode(make([]byte, gossip.MaxMessage+1))
+	_, _, _, err := decode(make([]byte, gossip.MaxMessage+1), vectorClock)
 	require.ErrorIs(t, err, errMalformed)
 
 	var buf bytes.Buffer
 	require.NoError(t, gob.NewEncoder(&buf).Encode(wireMessage{Entries: make([]wireEntry, 1<<20)}))
 	require.Less(t, buf.Len(), 1<<20+1<<10, "an empty entry takes one byte")
-	_, _, _, err = decode(buf.Bytes())
+	_, _, _, err = decode(buf.Bytes(), vectorClock)
 	require.ErrorIs(t, err, errMalformed)
 }
 
@@ -57,20 +57,20 @@ func FuzzDecode(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, msg []byte) {
-		at, entries, _, err := decode(msg)
+		at, entries, _, err := decode(msg, vectorClock)
 		if err != nil {
 			return
 		}
 		again := encode(at, entries)
 		require.Len(t, again, 1)
-		at2, entries2, bad, err := decode(again[0])
+		at2, entries2, bad, err := decode(again[0], vectorClock)
 		require.NoError(t, err)
 		require.Zero(t, bad)
 		require.Equal(t, at, at2)
 		require.True(t, slices.Equal(entries, entries2))
 
 		// A table takes anything, and what it passes on never holds an identity twice.
-		table, _ := newTestTable(t, peer2, peer3)
+		table, bus := newTestTable(t, peer2, peer3)
 		out, err := receiver{table}.OnBroadcast(peer2, msg)
 		require.NoError(t, err)
 		if out != nil {
@@ -81,9 +81,10 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		table.expire(vectorClock)
+		clear(bus.known)
 		receiver{table}.OnPeerGone(peer2)
 		receiver{table}.OnPeerGone(peer3)
-		table.Unregister(Match{})
+		table.UnregisterAll()
 		require.Zero(t, table.Status().Live)
 		require.Empty(t, table.recs.names)
 		require.Empty(t, table.recs.addrs)

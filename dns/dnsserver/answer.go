@@ -1,6 +1,7 @@
 package dnsserver
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 
@@ -9,7 +10,9 @@ import (
 
 const (
 	headerSize  = 12
-	ednsSize    = 4096 // what we read, and the most we send in a datagram
+	ednsSize    = 1232 // what we say that we read from a datagram: more may be cut by the network
+	maxDatagram = 4096 // what we read, and the most we send to those who say that they read it
+	maxName     = 255  // bytes of a name in wire form
 	reverseTree = "in-addr.arpa."
 	// recordSize is the least an address takes in a compressed answer: a pointer, type, class, TTL, length and address.
 	recordSize = 16
@@ -18,20 +21,63 @@ const (
 // answerer answers from a zone. It is pure: a query goes in, a message comes out.
 type answerer struct {
 	zone    Zone
-	domain  string // lower case, with final dot
+	domain  string // lower case, with final dot, as names of messages are written
 	ttl     uint32 // seconds
 	shuffle func(n int, swap func(i, j int))
 }
 
-// sizeLimit returns the largest answer to a query, in bytes, where the transport allows transport.
-func sizeLimit(query *dns.Msg, transport int) int {
-	if transport > ednsSize {
-		return transport // TCP: sizes of EDNS are for datagrams
+// sizeLimit returns the largest answer to a query that came over a network, "udp" or "tcp", in bytes.
+func sizeLimit(query *dns.Msg, network string) int {
+	if network == "tcp" {
+		return dns.MaxMsgSize // sizes of EDNS are for datagrams
 	}
 	if opt := query.IsEdns0(); opt != nil {
-		return min(ednsSize, max(dns.MinMsgSize, int(opt.UDPSize())))
+		return min(maxDatagram, max(dns.MinMsgSize, int(opt.UDPSize())))
 	}
 	return dns.MinMsgSize
+}
+
+// canonical brings a name, in the form of a Zone, into that of messages, which escapes some bytes. It is empty if DNS has no
+// place for the name.
+func canonical(name string) string {
+	var wire [maxName]byte
+	if _, err := dns.PackDomainName(dns.Fqdn(escape(name)), wire[:], 0, nil, false); err != nil {
+		return ""
+	}
+	lower(wire[:])
+	name, _, _ = dns.UnpackDomainName(wire[:], 0) // what was packed unpacks
+	return name
+}
+
+// escape keeps a backslash of a Zone's name from being taken for the beginning of an escape.
+func escape(name string) string { return strings.ReplaceAll(name, `\`, `\\`) }
+
+// plain brings a name of a message into the form of a Zone: bytes as they are, small letters. It is empty if a label has a
+// dot within, which no name of a Zone has.
+func plain(name string) string {
+	var wire [maxName]byte
+	if _, err := dns.PackDomainName(name, wire[:], 0, nil, false); err != nil {
+		return ""
+	}
+	lower(wire[:])
+	out := make([]byte, 0, len(name))
+	for rest := wire[:]; rest[0] > 0; rest = rest[1+rest[0]:] {
+		label := rest[1 : 1+rest[0]]
+		if bytes.IndexByte(label, '.') >= 0 {
+			return ""
+		}
+		out = append(append(out, label...), '.')
+	}
+	return string(out)
+}
+
+// lower makes the letters of a name in wire form small: those of ASCII (RFC 4343), which no length of a label is.
+func lower(wire []byte) {
+	for i, c := range wire {
+		if 'A' <= c && c <= 'Z' {
+			wire[i] = c + 'a' - 'A'
+		}
+	}
 }
 
 // answer returns the answer to a query, at most limit bytes long, or nil if the query is for the upstreams.
@@ -48,11 +94,11 @@ func (a *answerer) answer(query *dns.Msg, limit int) *dns.Msg {
 	case len(query.Question) > 1: // RFC 9619
 		reply = newReply(query, dns.RcodeFormatError)
 	case !isDS && dns.IsSubDomain(a.domain, name):
-		reply = a.local(query, strings.ToLower(name))
+		reply = a.local(query, name)
 	case !isDS && dns.IsSubDomain(reverseTree, name):
 		reply = a.reverse(query)
-	case dns.CountLabel(name) == 1:
-		reply = a.local(query, strings.ToLower(name)+a.domain)
+	case !isDS && dns.CountLabel(name) == 1:
+		reply = a.local(query, name+a.domain)
 	}
 	if reply != nil {
 		finish(query, reply, limit)
@@ -84,29 +130,40 @@ func unknownEDNS(query *dns.Msg) bool {
 	return opt != nil && opt.Version() != 0
 }
 
-// local answers about name, which is the question's or, for one of a single label, that with the domain.
+// local answers about name, which is the question's or, for one of a single label, that with the domain. Such a label may
+// also be a domain of the world: if the zone has no such name, only questions for addresses are its own, others are for the
+// upstreams: nil.
 func (a *answerer) local(query *dns.Msg, name string) *dns.Msg {
-	if unknownEDNS(query) {
-		return newReply(query, dns.RcodeBadVers)
-	}
 	q := query.Question[0]
-	addrs, ok := a.zone.Lookup(name)
-	if !ok && name != a.domain {
+	apex := len(name) == len(a.domain) // it is below or equal
+	addrs, ok := a.lookup(name)
+	wantsAddress := q.Qtype == dns.TypeA || q.Qtype == dns.TypeAAAA
+	switch {
+	case !ok && !wantsAddress && name != q.Name:
+		return nil
+	case unknownEDNS(query):
+		return newReply(query, dns.RcodeBadVers)
+	case !ok && !apex:
 		return a.negative(newReply(query, dns.RcodeNameError))
 	}
 	reply := newReply(query, dns.RcodeSuccess)
-	switch q.Qtype {
-	case dns.TypeA, dns.TypeAAAA:
+	switch {
+	case wantsAddress:
 		reply.Answer = a.addresses(q, addrs)
-	case dns.TypeSOA:
-		if name == a.domain {
-			reply.Answer = []dns.RR{a.soa(q.Name)}
-		}
+	case q.Qtype == dns.TypeSOA && apex:
+		reply.Answer = []dns.RR{a.soa(q.Name)}
 	}
 	if len(reply.Answer) == 0 {
 		return a.negative(reply)
 	}
 	return reply
+}
+
+func (a *answerer) lookup(name string) ([]netip.Addr, bool) {
+	if name = plain(name); name == "" {
+		return nil, false
+	}
+	return a.zone.Lookup(name)
 }
 
 // addresses makes records of those addresses that the question is for, in random order and each once. More than the
@@ -174,7 +231,7 @@ func (a *answerer) reverse(query *dns.Msg) *dns.Msg {
 	reply := newReply(query, dns.RcodeSuccess)
 	if q.Qtype == dns.TypePTR {
 		hdr := dns.RR_Header{Name: q.Name, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: a.ttl}
-		reply.Answer = []dns.RR{&dns.PTR{Hdr: hdr, Ptr: name}}
+		reply.Answer = []dns.RR{&dns.PTR{Hdr: hdr, Ptr: escape(name)}}
 	}
 	return reply
 }
@@ -202,9 +259,9 @@ func malformed(raw []byte) []byte {
 	return append(raw[:2:2], 0x80, dns.RcodeFormatError, 0, 0, 0, 0, 0, 0, 0, 0)
 }
 
-// serverFailure returns the answer to a query that no upstream answered.
-func serverFailure(query *dns.Msg) []byte {
-	reply := newReply(query, dns.RcodeServerFailure)
+// failure returns the answer to a query for the upstreams that they do not give.
+func failure(query *dns.Msg, rcode int) []byte {
+	reply := newReply(query, rcode)
 	finish(query, reply, dns.MinMsgSize)
 	b, _ := reply.Pack() // a question that was unpacked packs again
 	return b

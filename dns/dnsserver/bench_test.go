@@ -2,6 +2,7 @@ package dnsserver
 
 import (
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ func BenchmarkReply(b *testing.B) {
 	require.NoError(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
-		if msg, _ := s.reply(raw, ednsSize); msg == nil {
+		if msg, _ := s.reply(raw, "udp", netip.Addr{}); msg == nil {
 			b.Fatal("no answer")
 		}
 	}
@@ -31,9 +32,9 @@ func BenchmarkQuery(b *testing.B) {
 			conn, err := net.Dial("udp", s.sockets.Addr().String())
 			require.NoError(b, err)
 			defer conn.Close()
-			raw, err := question(c.question, dns.TypeA).SetEdns0(ednsSize, false).Pack()
+			raw, err := question(c.question, dns.TypeA).SetEdns0(maxDatagram, false).Pack()
 			require.NoError(b, err)
-			buf := make([]byte, ednsSize)
+			buf := make([]byte, maxDatagram)
 			require.NoError(b, conn.SetDeadline(time.Now().Add(time.Minute)))
 			b.ReportAllocs()
 			for b.Loop() {

@@ -19,8 +19,7 @@ const (
 
 // resolvConf follows a resolver file. It is safe for concurrent use.
 type resolvConf struct {
-	path string     // empty: no servers
-	self netip.Addr // our own address, not a server to ask
+	path string // empty: no servers
 	log  *slog.Logger
 
 	mu      sync.Mutex
@@ -75,9 +74,7 @@ func (r *resolvConf) read() error {
 	}
 	var servers []netip.AddrPort
 	for _, addr := range parseResolvConf(string(content)) {
-		if addr != r.self {
-			servers = append(servers, netip.AddrPortFrom(addr, dnsPort))
-		}
+		servers = append(servers, netip.AddrPortFrom(addr, dnsPort))
 	}
 	r.seen, r.current = mark, servers
 	return nil

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,17 +21,18 @@ const (
 	defaultDomain         = "weave.local."
 	defaultTTL            = time.Second
 	defaultForwardTimeout = 5 * time.Second
-	defaultMaxForwards    = 256
-	defaultMaxConns       = 128
+	defaultMaxForwards    = 1024
+	defaultMaxConns       = 256
 )
 
 // Zone is where names are looked up. Its methods are called from several goroutines at the same time, for every query,
 // and must not block.
 type Zone interface {
-	// Lookup returns the addresses of a full name with final dot, in any case of letters. ok says that the name exists,
-	// perhaps without addresses. The slice is the server's to change.
+	// Lookup returns the addresses of a full name with final dot. Its letters of ASCII are small, and nothing in it is
+	// escaped: labels are bytes, whatever they be, without a dot within. ok says that the name exists, perhaps without
+	// addresses. The slice is the server's to change.
 	Lookup(name string) (addrs []netip.Addr, ok bool)
-	// Reverse returns a full name that has the address.
+	// Reverse returns a full name that has the address, with letters of any case, and like those of Lookup not escaped.
 	Reverse(addr netip.Addr) (name string, ok bool)
 }
 
@@ -52,9 +54,13 @@ type Config struct {
 	ResolvConf string
 	// ForwardTimeout is how long the upstreams have for an answer, all together. 0 means 5 seconds.
 	ForwardTimeout time.Duration
-	// MaxForwards is how many queries may wait for upstreams at a time. 0 means 256.
+	// Allow is from where questions for the upstreams are taken; others are refused. Names of the zone are told to anybody.
+	// Nil means from anywhere, which is for listeners that strangers do not reach; empty means from nowhere.
+	Allow []netip.Prefix
+	// MaxForwards is how many queries may wait for upstreams at a time; those of one address, a quarter of that. 0 means
+	// 1024.
 	MaxForwards int
-	// MaxConns is how many TCP connections may be open at a time. 0 means 128.
+	// MaxConns is how many TCP connections may be open at a time; those of one address, a quarter of that. 0 means 256.
 	MaxConns int
 	// Shuffle puts addresses in a random order, as rand.Shuffle does, from several goroutines at the same time. Nil means
 	// rand.Shuffle of math/rand/v2.
@@ -69,7 +75,9 @@ type Server struct {
 	answerer answerer
 	forward  *forwarder
 	log      *slog.Logger
-	conns    chan struct{} // a token for each open TCP connection
+	allow    []netip.Prefix // nil: everybody
+	waiting  *quota         // of queries that are for the upstreams
+	conns    *quota         // of TCP connections
 	ran      atomic.Bool
 	counts   counts
 }
@@ -79,8 +87,8 @@ func New(c Config) (*Server, error) {
 	if c.Sockets == nil || c.Zone == nil {
 		return nil, errors.New("dnsserver: sockets and zone are required")
 	}
-	domain := dns.CanonicalName(cmp.Or(c.Domain, defaultDomain))
-	if _, ok := dns.IsDomainName(domain); !ok || domain == "." {
+	domain := canonical(cmp.Or(c.Domain, defaultDomain))
+	if domain == "" || domain == "." {
 		return nil, fmt.Errorf("dnsserver: %q is no domain", c.Domain)
 	}
 	if c.ForwardTimeout < 0 || c.MaxForwards < 0 || c.MaxConns < 0 {
@@ -91,8 +99,10 @@ func New(c Config) (*Server, error) {
 		answerer: answerer{
 			zone: c.Zone, domain: domain, ttl: seconds(cmp.Or(c.TTL, defaultTTL)), shuffle: c.Shuffle,
 		},
-		log:   c.Log,
-		conns: make(chan struct{}, cmp.Or(c.MaxConns, defaultMaxConns)),
+		log:     c.Log,
+		allow:   slices.Clone(c.Allow),
+		waiting: newQuota(cmp.Or(c.MaxForwards, defaultMaxForwards)),
+		conns:   newQuota(cmp.Or(c.MaxConns, defaultMaxConns)),
 	}
 	if s.answerer.shuffle == nil {
 		s.answerer.shuffle = rand.Shuffle
@@ -102,7 +112,7 @@ func New(c Config) (*Server, error) {
 	}
 	upstreams := c.Upstreams
 	if upstreams == nil {
-		file := &resolvConf{path: c.ResolvConf, self: c.Sockets.Addr().Addr(), log: s.log}
+		file := &resolvConf{path: c.ResolvConf, log: s.log}
 		upstreams = func() []netip.AddrPort { return file.servers(time.Now()) }
 	}
 	s.forward = &forwarder{
@@ -110,7 +120,7 @@ func New(c Config) (*Server, error) {
 		self:      c.Sockets.Addr(),
 		timeout:   cmp.Or(c.ForwardTimeout, defaultForwardTimeout),
 		headStart: headStart,
-		slots:     make(chan struct{}, cmp.Or(c.MaxForwards, defaultMaxForwards)),
+		flights:   map[string]*flight{},
 	}
 	return s, nil
 }
@@ -141,9 +151,9 @@ func (s *Server) Run(parent context.Context) error {
 	return nil
 }
 
-// reply says what is to be done about a query: msg is the answer, if it could be given from the zone; forward tells that
-// it is for the upstreams. Neither means that it deserves no answer.
-func (s *Server) reply(raw []byte, maxSize int) (msg []byte, forward *dns.Msg) {
+// reply says what is to be done about a query that came over a network, "udp" or "tcp": msg is the answer, if it can be
+// given at once; forward tells that it is for the upstreams. Neither means that it deserves no answer.
+func (s *Server) reply(raw []byte, network string, client netip.Addr) (msg []byte, forward *dns.Msg) {
 	s.counts.queries.Add(1)
 	if len(raw) < headerSize || raw[2]&0x80 != 0 {
 		s.counts.ignored.Add(1)
@@ -154,8 +164,12 @@ func (s *Server) reply(raw []byte, maxSize int) (msg []byte, forward *dns.Msg) {
 		s.counts.malformed.Add(1)
 		return malformed(raw), nil
 	}
-	answer := s.answerer.answer(query, sizeLimit(query, maxSize))
+	answer := s.answerer.answer(query, sizeLimit(query, network))
 	if answer == nil {
+		if !s.allows(client) {
+			s.counts.denied.Add(1)
+			return failure(query, dns.RcodeRefused), nil
+		}
 		return nil, query
 	}
 	msg, err := answer.Pack()
@@ -166,6 +180,13 @@ func (s *Server) reply(raw []byte, maxSize int) (msg []byte, forward *dns.Msg) {
 	return msg, nil
 }
 
+func (s *Server) allows(client netip.Addr) bool {
+	return s.allow == nil || slices.ContainsFunc(s.allow, func(p netip.Prefix) bool { return p.Contains(client) })
+}
+
+// clientOf returns whom a packet or a connection is from: the same address whichever socket it came by.
+func clientOf(remote netip.AddrPort) netip.Addr { return remote.Addr().Unmap().WithZone("") }
+
 // pass asks the upstreams and returns what to tell the client.
 func (s *Server) pass(ctx context.Context, f *exchange) []byte {
 	s.counts.forwarded.Add(1)
@@ -173,7 +194,7 @@ func (s *Server) pass(ctx context.Context, f *exchange) []byte {
 	if err != nil {
 		s.counts.failed.Add(1)
 		s.log.Debug("question not answered upstream", "name", f.query.Question[0].Name, "err", err)
-		return serverFailure(f.query)
+		return failure(f.query, dns.RcodeServerFailure)
 	}
 	return answer
 }

@@ -293,11 +293,11 @@ func TestTCPConnections(t *testing.T) {
 	_, err = readMessage(conn)
 	require.Error(t, err, "that was the last one")
 
-	require.Eventually(t, func() bool { return len(s.conns) == 0 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return s.conns.taken() == 0 }, patience, time.Millisecond)
 	held, err := net.Dial("tcp", s.sockets.Addr().String())
 	require.NoError(t, err)
 	defer held.Close()
-	require.Eventually(t, func() bool { return len(s.conns) == 1 }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return s.conns.taken() == 1 }, patience, time.Millisecond)
 	require.Nil(t, ask(t, "tcp", s.sockets.Addr(), raw, patience), "one too many")
 	require.Equal(t, uint64(1), s.Status().Refused)
 }
@@ -340,16 +340,16 @@ func FuzzReply(f *testing.F) {
 	s, err := New(Config{Sockets: sockets, Zone: newZone(f)})
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, raw []byte, tcp bool) {
-		size := ednsSize
+		network, size := "udp", maxDatagram
 		if tcp {
-			size = dns.MaxMsgSize
+			network, size = "tcp", dns.MaxMsgSize
 		}
-		msg, forward := s.reply(raw, size)
+		msg, forward := s.reply(raw, network, netip.Addr{})
 		if forward != nil {
 			require.Nil(t, msg)
 			require.Equal(t, dns.OpcodeQuery, forward.Opcode)
 			require.Len(t, forward.Question, 1)
-			msg = serverFailure(forward)
+			msg = failure(forward, dns.RcodeServerFailure)
 			require.NotEmpty(t, msg)
 		}
 		if msg == nil {

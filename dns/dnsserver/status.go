@@ -18,12 +18,13 @@ type Status struct {
 	Malformed uint64 // of those, what could not be read
 	Forwarded uint64 // of those, passed on to upstreams
 	Failed    uint64 // of the forwarded, not answered by any upstream
-	Dropped   uint64 // queries that were not passed on because too many waited
-	Refused   uint64 // TCP connections closed because too many were open
+	Denied    uint64 // queries that were not passed on because of where they came from
+	Dropped   uint64 // queries that were not passed on because too many waited, of all or of the client
+	Refused   uint64 // TCP connections closed because too many were open, of all or of the client
 }
 
 type counts struct {
-	queries, ignored, malformed, forwarded, failed, dropped, refused atomic.Uint64
+	queries, ignored, malformed, forwarded, failed, denied, dropped, refused atomic.Uint64
 }
 
 // Status returns the state of the server.
@@ -38,6 +39,7 @@ func (s *Server) Status() Status {
 		Malformed: s.counts.malformed.Load(),
 		Forwarded: s.counts.forwarded.Load(),
 		Failed:    s.counts.failed.Load(),
+		Denied:    s.counts.denied.Load(),
 		Dropped:   s.counts.dropped.Load(),
 		Refused:   s.counts.refused.Load(),
 	}

@@ -3,6 +3,7 @@ package dnsserver
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -26,21 +27,21 @@ func (s *Server) serveTCP(ctx context.Context, wg *sync.WaitGroup) error {
 			}
 			continue
 		}
-		select {
-		case s.conns <- struct{}{}:
-			wg.Go(func() {
-				defer func() { <-s.conns }()
-				s.serveConn(ctx, conn)
-			})
-		default:
+		client := clientOf(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
+		if !s.conns.take(client) {
 			s.counts.refused.Add(1)
 			_ = conn.Close()
+			continue
 		}
+		wg.Go(func() {
+			defer s.conns.give(client)
+			s.serveConn(ctx, conn, client)
+		})
 	}
 }
 
 // serveConn answers the queries of a connection, in turn, and closes it.
-func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
+func (s *Server) serveConn(ctx context.Context, conn net.Conn, client netip.Addr) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	timeout := firstQueryTimeout
@@ -50,7 +51,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 		if err != nil {
 			return
 		}
-		msg := s.replyTCP(ctx, raw)
+		msg := s.replyTCP(ctx, raw, client)
 		if msg == nil {
 			return
 		}
@@ -63,14 +64,15 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 }
 
 // replyTCP answers a query, or returns nil if the connection deserves to end.
-func (s *Server) replyTCP(ctx context.Context, raw []byte) []byte {
-	msg, forward := s.reply(raw, dns.MaxMsgSize)
+func (s *Server) replyTCP(ctx context.Context, raw []byte, client netip.Addr) []byte {
+	msg, forward := s.reply(raw, "tcp", client)
 	if forward == nil {
 		return msg
 	}
-	if !s.forward.acquire() {
+	if !s.waiting.take(client) {
 		s.counts.dropped.Add(1)
-		return serverFailure(forward)
+		return failure(forward, dns.RcodeServerFailure)
 	}
-	return s.pass(ctx, newExchange("tcp", raw, forward))
+	defer s.waiting.give(client)
+	return s.pass(ctx, &exchange{"tcp", raw, forward})
 }

@@ -17,29 +17,31 @@ const readPause = 50 * time.Millisecond
 // serveUDP reads queries until the socket is closed. Several goroutines run it side by side. What is passed on is left
 // to goroutines in wg.
 func (s *Server) serveUDP(ctx context.Context, wg *sync.WaitGroup) error {
-	buf := make([]byte, ednsSize)
+	buf := make([]byte, maxDatagram)
 	for {
-		n, client, err := dns.ReadFromSessionUDP(s.sockets.udp, buf)
+		n, session, err := dns.ReadFromSessionUDP(s.sockets.udp, buf)
 		if err != nil {
 			if err := s.pause(ctx, err); err != nil {
 				return err
 			}
 			continue
 		}
-		msg, forward := s.reply(buf[:n], ednsSize)
+		client := clientOf(session.RemoteAddr().(*net.UDPAddr).AddrPort())
+		msg, forward := s.reply(buf[:n], "udp", client)
 		if msg != nil {
-			_, _ = dns.WriteToSessionUDP(s.sockets.udp, msg, client) // lost like any datagram: the client asks again
+			_, _ = dns.WriteToSessionUDP(s.sockets.udp, msg, session) // lost like any datagram: the client asks again
 		}
 		if forward == nil {
 			continue
 		}
-		if !s.forward.acquire() {
+		if !s.waiting.take(client) {
 			s.counts.dropped.Add(1)
 			continue
 		}
-		e := newExchange("udp", bytes.Clone(buf[:n]), forward)
+		e := &exchange{"udp", bytes.Clone(buf[:n]), forward}
 		wg.Go(func() {
-			_, _ = dns.WriteToSessionUDP(s.sockets.udp, s.pass(ctx, e), client)
+			defer s.waiting.give(client)
+			_, _ = dns.WriteToSessionUDP(s.sockets.udp, s.pass(ctx, e), session)
 		})
 	}
 }
