@@ -80,6 +80,11 @@ func flows(ctx context.Context, c *odp.Conn, dp odp.Datapath, n odp.Notation, ou
 		if err != nil {
 			return err
 		}
+		if f.ActionsOmitted { // there are too many for a listing
+			if whole, err := c.GetFlow(ctx, dp.Index, f); err == nil {
+				f = whole
+			}
+		}
 		fmt.Fprintln(out, n.Flow(f))
 	}
 	return nil

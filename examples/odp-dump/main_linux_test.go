@@ -55,6 +55,8 @@ func fill(t *testing.T, c *odp.Conn, dp odp.Index) {
 	id := odp.UFID("0123456789abcdef")
 	require.NoError(t, c.PutFlow(t.Context(), dp, odp.Flow{Match: m, UFID: id, Actions: []odp.Action{odp.Output(7), odp.Trunc(20), odp.Output(0)}}))
 	require.NoError(t, c.PutFlow(t.Context(), dp, odp.Flow{Match: odp.Match{odp.Exact(odp.InPort(7)), odp.Exact(odp.TypeARP)}}))
+	big := odp.Flow{Match: odp.Match{odp.Exact(odp.InPort(7)), odp.Exact(odp.TypeRARP)}, Actions: slices.Repeat([]odp.Action{odp.Output(7)}, 4050)}
+	require.NoError(t, c.PutFlow(t.Context(), dp, big), "its actions do not fit a listing")
 	for range 3 {
 		again := []odp.Action{odp.Recirc(0)}
 		require.NoError(t, c.Execute(t.Context(), dp, odp.Execute{Packet: syn, InPort: 7, HasInPort: true, Actions: again}))

@@ -30,7 +30,7 @@ type launchFlags struct {
 	ipallocInit, ipallocRange, ipallocSubnet string
 	dnsDomain, dnsListen, resolvConf         string
 	mode                                     string
-	trusted, overlays                        []string
+	trusted, overlays, dnsAllow              []string
 	port                                     uint16
 	connLimit, minProtocol, mtu, dnsTTL      int
 	noDiscovery, noDNS, noTAP                bool
@@ -109,6 +109,7 @@ func (f *launchFlags) register(cmd *cobra.Command) {
 	s.IntVar(&f.dnsTTL, "dns-ttl", 1, "TTL of DNS answers in seconds")
 	s.DurationVar(&f.dnsForwardTimeout, "dns-fallback-timeout", 5*time.Second, "how long to wait for other name servers")
 	s.StringVar(&f.resolvConf, "resolv-conf", "", "file with the name servers for other names")
+	s.StringSliceVar(&f.dnsAllow, "dns-allow", nil, "subnets from which other names may be asked for (default: this host, the range, and private addresses)")
 
 	s.StringVar(&f.httpAddr, "http-addr", api.DefaultSocket, "control socket: a path, or host:port; blank: none")
 	s.StringVar(&f.metricsAddr, "metrics-addr", "", "host:port for metrics; blank: only on the control socket")
@@ -155,6 +156,11 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 		p, err := netip.ParsePrefix(s)
 		check("trusted-subnets", err)
 		c.TrustedSubnets = append(c.TrustedSubnets, p)
+	}
+	for _, s := range f.dnsAllow {
+		p, err := netip.ParsePrefix(s)
+		check("dns-allow", err)
+		c.DNSAllow = append(c.DNSAllow, p)
 	}
 	c.Log, err = newLogger(f.logLevel)
 	check("log-level", err)

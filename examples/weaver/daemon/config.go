@@ -87,6 +87,9 @@ type Config struct {
 	DNSForwardTimeout time.Duration
 	// ResolvConf names the servers for other names. Empty: they are not resolved.
 	ResolvConf string
+	// DNSAllow is from where other names may be asked for. Empty: from the host, from Range, and from addresses that are not of the
+	// internet.
+	DNSAllow []netip.Prefix
 
 	// HTTPAddr is the control socket: a path of a Unix socket or host:port. Empty: none.
 	HTTPAddr string

@@ -231,7 +231,7 @@ func (d *daemon) buildDNS() (err error) {
 	d.onClose(func() error { return ignoreClosed(sockets.Close()) })
 	d.dns, err = dnsserver.New(dnsserver.Config{
 		Sockets: sockets, Zone: d.names, Domain: d.cfg.DNSDomain, TTL: d.cfg.DNSTTL,
-		ResolvConf: d.cfg.ResolvConf, ForwardTimeout: d.cfg.DNSForwardTimeout, Log: d.log,
+		ResolvConf: d.cfg.ResolvConf, Allow: d.dnsClients(), ForwardTimeout: d.cfg.DNSForwardTimeout, Log: d.log,
 	})
 	return err
 }

@@ -32,7 +32,7 @@ func summary(r api.Report) string {
 	if r.DNS != nil {
 		blocks = append(blocks, field("Service", "dns")+field("Domain", r.DNS.Domain)+field("Address", r.DNS.Address)+
 			field("Upstream", listOrNone(r.DNS.Upstreams))+
-			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", r.DNS.Table.Live))
+			field("TTL", int(r.DNS.TTL/time.Second))+field("Entries", r.DNS.Table.Live)+deniedSummary(r.DNS.Server.Denied))
 	}
 	blocks = append(blocks, bridgeSummary(r))
 	if r.Datapath != nil {
@@ -84,6 +84,14 @@ func firewallSummary(f api.FirewallStatus) (text string) {
 		text += field("Firewall", t)
 	}
 	return text
+}
+
+// deniedSummary is a line if questions were refused.
+func deniedSummary(n uint64) string {
+	if n == 0 {
+		return ""
+	}
+	return field("Refused", fmt.Sprintf("%d questions from outside of --dns-allow", n))
 }
 
 // trouble is a line if there is any.
