@@ -89,7 +89,8 @@ func (w wireEntry) entry(now int64) (Entry, bool) {
 	return Entry{w.Hostname, origin, w.ContainerID, netip.AddrFrom4(addr), w.Version, w.Tombstone}, true
 }
 
-// decode reads a message that came from the network at a time, in Unix seconds. Bad entries are left out and counted; err means that nothing could be read.
+// decode reads a message that came from the network at a time, in Unix seconds. Bad entries are left out and counted; err
+// means that nothing could be read.
 func decode(msg []byte, now int64) (at int64, entries []Entry, bad int, err error) {
 	defer func() { // gob does not promise to withstand every input
 		if r := recover(); r != nil {

@@ -20,13 +20,13 @@ import (
 // met, all have the best.
 //
 // A peer that changes over keeps the addresses it uses. They are strays now: in use here, in a piece of somebody else's.
-// It asks the owner for each, as for a claim, until it is granted. Who meets a ring that is to go gives out nothing new
-// as long as these requests come, for a minute at most, so that they come first. If the owner uses the address as well, it had been given out twice
-// before the rings met; nothing can keep both, and [Status] shows it.
+// It asks the owner for each, as for a claim, until it is granted. Whoever meets a ring that is to go gives out nothing new
+// as long as these requests come, for a minute at most, so that they come first: see meeting.go. If the owner uses the
+// address as well, it had been given out twice before the rings met; nothing can keep both, and [Status] shows it.
 //
 // A peer of Weave Net 2.8 refuses our new ring, and so would be cut off. So a peer changes over only if all who share its
-// ring, and are in reach, do so too; they tell by a mark in their state. Otherwise the old rule holds: both rings stay,
-// and are reported.
+// ring, and are in reach, do so too; they tell by a mark in their state, and are asked for it. Otherwise the old rule holds:
+// both rings stay, and are reported.
 
 // better reports whether a ring with seeds a is to stay when it meets one with seeds b.
 func better(a, b []peer.Name) bool {

@@ -11,7 +11,8 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// Status is a snapshot of an allocator. Numbers of addresses that are larger than a uint64 are the largest one. The first fields are those of the report of Weave Net 2.8.
+// Status is a snapshot of an allocator. Numbers of addresses that are larger than a uint64 are the largest one. The first
+// fields are those of the report of Weave Net 2.8.
 type Status struct {
 	Paxos            *Vote          // nil unless a vote is under way
 	Range            string         // the universe

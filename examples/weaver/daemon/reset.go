@@ -13,10 +13,10 @@ import (
 	"github.com/overweave/overweave/odp"
 )
 
-// Reset removes what daemons have left on this host: the interfaces of containers, the bridge and its firewall rules, datapaths with
-// their tunnels, and last what encrypted these. Only Bridge, Port, HTTPAddr and DBPrefix of the config count. The files stay: they say which addresses
-// are ours, and the containers that had them may come back. It refuses while a daemon runs that has the files, the control socket,
-// or the port.
+// Reset removes what daemons have left on this host: the interfaces of containers, the bridge and its firewall rules, datapaths
+// with their tunnels, and last what encrypted these. Only Bridge, Port, HTTPAddr and DBPrefix of the config count. The files
+// stay: they say which addresses are ours, and the containers that had them may come back. It refuses while a daemon runs that
+// has the files, the control socket, or the port.
 func Reset(c Config) error {
 	c, err := c.withDefaults()
 	if err != nil {
