@@ -293,7 +293,9 @@ func (a *Allocator) FreeAll(ctx context.Context, owner string) error {
 
 // Release leaves the cluster: all our pieces go to another peer, our addresses are forgotten, what waits fails with
 // [ErrReleased], and so does every later allocation and claim. It returns when this is stored and was handed to the
-// carrier; nobody confirms that it was heard. Keep Run and the carrier running until it had time to reach a neighbour, a second or so.
+// carrier; nobody confirms that it was heard. Keep Run and the carrier running for a second or so, until it has reached a
+// neighbour. If there is only a peer of Weave Net 2.8 to give them to, pieces that were taken over from the dead remain ours,
+// and the log says so.
 func (a *Allocator) Release(ctx context.Context) error {
 	var known []peer.Name
 	for _, m := range a.bus.Members() {
@@ -315,8 +317,9 @@ func (a *Allocator) Release(ctx context.Context) error {
 
 // TakeOver makes us the owner of everything that belongs to a peer which is gone for good, and returns how many
 // addresses became free here. First the peers in reach are asked for their rings, for a few seconds at most, so that
-// what the peer had given away is not taken. It fails with [ErrReachable] for a peer that takes part in the mesh. For
-// ourselves, and for a peer without space, it returns 0. A dispute with the peer ends in our favour.
+// what the peer had given away is not taken; who does not answer is told of in the log. It fails with [ErrReachable] for a
+// peer that takes part in the mesh. For ourselves, and for a peer without space, it returns 0. A dispute with the peer ends in
+// our favour.
 //
 // Only one peer of a cluster may take over another; who that is must be settled outside.
 func (a *Allocator) TakeOver(ctx context.Context, gone peer.Name) (uint64, error) {

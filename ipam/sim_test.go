@@ -111,9 +111,9 @@ func (p plan) vary(r *rand.Rand) plan {
 		bits := 64 + 8*r.IntN(5)
 		p.cidr = netip.PrefixFrom(netip.MustParseAddr("fd00:1:2:3::"), bits).String()
 	}
-	switch more := r.IntN(4) == 0; {
+	switch more := r.IntN(5) == 0; {
 	case harsh:
-		p.size = 3 + r.IntN(6)
+		p.size = 3 + min(r.IntN(6), r.IntN(6))
 	case more:
 		p.size = max(p.size, 8+r.IntN(3))
 	}

@@ -143,7 +143,7 @@ func (c *core) release(known []peer.Name) {
 func (c *core) bequeath(heir peer.Name) {
 	give := c.ring.Transfer
 	if !c.countsEpochs(heir) {
-		give = c.ring.TransferUnclaimed
+		give = c.ring.TransferUnreclaimed
 	}
 	next, moved := give(c.me, heir)
 	c.changeRing(next)

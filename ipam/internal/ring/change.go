@@ -81,8 +81,8 @@ func (r *Ring) Transfer(from, to peer.Name) (*Ring, []addr.Range) {
 	return r.transfer(from, to, func(v uint32) (uint32, bool) { return raise(v, TakeoverStep), true })
 }
 
-// TransferUnclaimed is like Transfer, but tokens that were reclaimed stay.
-func (r *Ring) TransferUnclaimed(from, to peer.Name) (*Ring, []addr.Range) {
+// TransferUnreclaimed is like Transfer, but tokens that were reclaimed stay.
+func (r *Ring) TransferUnreclaimed(from, to peer.Name) (*Ring, []addr.Range) {
 	return r.transfer(from, to, func(v uint32) (uint32, bool) { return raise(v, TakeoverStep), epoch(v) == 0 })
 }
 
