@@ -40,10 +40,10 @@ func (s *session) adoptFlows(ctx context.Context) error {
 	return s.removeOrphans(ctx, w, orphans)
 }
 
-// withActions returns a flow of a listing with its actions, which the kernel leaves out if they are too many for a listing.
+// withActions returns a flow of a listing with its actions.
 func (s *session) withActions(ctx context.Context, f odp.Flow) odp.Flow {
-	if len(f.Actions) == 0 {
-		if whole, err := s.kernel.conn.GetFlow(ctx, s.kernel.dp, odp.Flow{UFID: f.UFID, Match: f.Match}); err == nil {
+	if f.ActionsOmitted {
+		if whole, err := s.kernel.conn.GetFlow(ctx, s.kernel.dp, f); err == nil {
 			return whole
 		}
 	}

@@ -303,6 +303,15 @@ func appendAttrs(e *nla.Encoder, attrs []Attr) {
 	}
 }
 
+// appendChecked appends a whole list of actions, unless the kernel would answer it with nothing but an errno.
+func appendChecked(e *nla.Encoder, typ uint16, list []Action) {
+	if err := checkActions(list, 0); err != nil {
+		e.Fail(err)
+		return
+	}
+	appendActions(e, typ, list)
+}
+
 // appendActions appends an attribute that is a list of actions.
 func appendActions(e *nla.Encoder, typ uint16, list []Action) {
 	m := e.Begin(typ)

@@ -54,8 +54,8 @@ func (n *NAT) appendTo(e *nla.Encoder) {
 	}
 	flag(n.Src, natSrc)
 	flag(n.Dst, natDst)
-	appendTunnelAddr(e, natIPMin, natIPMin, n.MinIP)
-	appendTunnelAddr(e, natIPMax, natIPMax, n.MaxIP)
+	appendAddr(e, natIPMin, natIPMin, n.MinIP)
+	appendAddr(e, natIPMax, natIPMax, n.MaxIP)
 	if n.MinPort != 0 {
 		e.U16(natProtoMin, n.MinPort)
 	}

@@ -91,14 +91,30 @@ func (e *BatchError) Unwrap() []error {
 	return errs
 }
 
+// BrokenBatchError says how far a batch got before its answers were lost. Requests before From have been done, but for those in Failed; of
+// the others it is not known.
+type BrokenBatchError struct {
+	From   int
+	Failed []RequestError // refusals that came in
+	Err    error
+}
+
+// Error implements error.
+func (e *BrokenBatchError) Error() string {
+	return fmt.Sprintf("%v (from request %d on, %d are known to have failed)", e.Err, e.From, len(e.Failed))
+}
+
+// Unwrap returns what broke the batch, not the errors of the requests.
+func (e *BrokenBatchError) Unwrap() error { return e.Err }
+
 const (
 	maxSend      = 128 << 10 // bytes in one system call, below the default of net.core.wmem_default
 	maxSendCount = 1024      // requests in one system call: their refusals must fit the receive buffer
 )
 
 // Run sends all requests of a batch, in their order, and waits until the kernel has done them. A request that fails does not
-// keep the others from being done: the error is then a [BatchError]. Any other error says that the rest of the batch
-// may or may not have been done. The batch can be run again.
+// keep the others from being done: the error is then a [BatchError]. A [BrokenBatchError] says that the rest of the batch may or may not
+// have been done; any other error, that nothing has. The batch can be run again.
 func (c *Conn) Run(ctx context.Context, b *Batch) error {
 	end, err := c.begin(ctx)
 	if err != nil {
@@ -108,8 +124,15 @@ func (c *Conn) Run(ctx context.Context, b *Batch) error {
 	var failed []RequestError
 	for first := 0; first < len(b.items); {
 		last := b.chunk(first)
-		if failed, err = c.runChunk(ctx, b, first, last, failed); err != nil {
-			return opError(fmt.Sprintf("run a batch, from request %d", first), err)
+		if first > 0 {
+			c.deadline = c.until(ctx)
+			err = c.arm(ctx)
+		}
+		if err == nil {
+			failed, err = c.runChunk(ctx, b, first, last, failed)
+		}
+		if err != nil {
+			return &BrokenBatchError{From: first, Failed: failed, Err: opError("run a batch", err)}
 		}
 		first = last
 	}

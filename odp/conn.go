@@ -1,6 +1,7 @@
 package odp
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ type Config struct {
 	// there, from whatever thread; from a thread elsewhere, opening readers and making devices needs CAP_SYS_ADMIN.
 	NetNS int
 
-	// Timeout bounds every request whose context has no earlier deadline; 0 means 5 seconds.
+	// Timeout bounds every request whose context has no earlier deadline, from the call on, with the wait for other requests; 0 means
+	// 5 seconds. A listing is one request; a batch gets as much again for each 1024 of its requests.
 	Timeout time.Duration
 
 	// ReceiveBuffer is the number of bytes that the kernel may queue for each socket; 0 means 4 MiB. More than
@@ -66,12 +68,16 @@ type Conn struct {
 	dialing sync.RWMutex // held for reading while sockets are opened in netns, for writing while that is closed
 	netns   *os.File     // what cfg.NetNS is the descriptor of if it was not given; nil if it was, or if there is no way to one
 
-	turn chan struct{} // holds a token while nobody asks; it guards all below
-	sock Socket
-	seq  uint32
-	enc  nla.Encoder
-	bufs [][]byte
-	lens []int
+	life context.Context // ends with the Conn
+	end  context.CancelFunc
+
+	turn     chan struct{} // holds a token while nobody asks; it guards all below
+	sock     Socket
+	deadline time.Time
+	seq      uint32
+	enc      nla.Encoder
+	bufs     [][]byte
+	lens     []int
 
 	probed answers
 }
@@ -91,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Conn, error) {
 		_ = netns.Close()
 		return nil, opError("open a netlink socket", err)
 	}
-	c := newConn(cfg, sock)
+	c := newConn(cfg, sock, receiveCount)
 	c.netns = netns
 	if err := c.findFamilies(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -99,9 +105,11 @@ func Open(ctx context.Context, cfg Config) (*Conn, error) {
 	return c, nil
 }
 
-func newConn(cfg Config, sock Socket) *Conn {
-	c := &Conn{cfg: cfg, sock: sock, turn: make(chan struct{}, 1), lens: make([]int, receiveCount)}
-	for range receiveCount {
+// newConn returns a Conn that receives so many datagrams at once.
+func newConn(cfg Config, sock Socket, receive int) *Conn {
+	c := &Conn{cfg: cfg, sock: sock, turn: make(chan struct{}, 1), lens: make([]int, receive)}
+	c.life, c.end = context.WithCancel(context.Background())
+	for range receive {
 		c.bufs = append(c.bufs, make([]byte, receiveSize))
 	}
 	c.turn <- struct{}{}
@@ -113,6 +121,7 @@ func (c *Conn) Close() error {
 	if c.closed.Swap(true) {
 		return nil
 	}
+	c.end()
 	err := c.sock.Close()
 	c.dialing.Lock()
 	defer c.dialing.Unlock()
@@ -135,32 +144,71 @@ func (c *Conn) dial(o SocketOptions) (Socket, error) {
 
 // begin waits for the turn and arms the deadline. The function it returns gives the turn back.
 func (c *Conn) begin(ctx context.Context) (end func(), err error) {
-	return c.beginWithin(ctx, c.cfg.Timeout)
-}
-
-func (c *Conn) beginWithin(ctx context.Context, timeout time.Duration) (end func(), err error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	select {
-	case <-c.turn:
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	if c.closed.Load() {
-		c.turn <- struct{}{}
-		return nil, net.ErrClosed
-	}
-	deadline := time.Now().Add(timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline = d
-	}
-	if err := c.sock.SetDeadline(deadline); err != nil {
-		c.turn <- struct{}{}
+	deadline := c.until(ctx)
+	if err := c.await(ctx, deadline); err != nil {
 		return nil, err
 	}
+	c.deadline = deadline
 	disarm := interruptOn(ctx, c.sock)
-	return func() { disarm(); c.turn <- struct{}{} }, nil
+	end = func() { disarm(); c.turn <- struct{}{} }
+	if err := c.arm(ctx); err != nil {
+		end()
+		return nil, err
+	}
+	return end, nil
+}
+
+// until returns when a request that begins now is to be done.
+func (c *Conn) until(ctx context.Context) time.Time {
+	deadline := time.Now().Add(c.cfg.Timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		return d
+	}
+	return deadline
+}
+
+// await takes the turn.
+func (c *Conn) await(ctx context.Context, deadline time.Time) error {
+	select {
+	case <-c.turn:
+		return nil
+	default:
+	}
+	timeout := time.NewTimer(time.Until(deadline))
+	defer timeout.Stop()
+	select {
+	case <-c.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timeout.C:
+		if err := ended(ctx); err != nil {
+			return err
+		}
+		return fmt.Errorf("other requests take too long: %w", os.ErrDeadlineExceeded)
+	}
+}
+
+// arm sets the socket's deadline.
+func (c *Conn) arm(ctx context.Context) error {
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
+	if err := c.sock.SetDeadline(c.deadline); err != nil {
+		return err
+	}
+	return ctx.Err() // if the context has ended before, its own deadline may have been overwritten
+}
+
+// ended returns why a context has ended. Its own timer may be later than another for the same deadline.
+func ended(ctx context.Context) error {
+	if d, ok := ctx.Deadline(); ok && ctx.Err() == nil && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 // interruptOn has a socket's calls end when ctx ends. The function it returns undoes that, and when it has returned the
@@ -189,19 +237,9 @@ func (c *Conn) do(ctx context.Context, op string, r request, visit func(m messag
 		return opError(op, err)
 	}
 	defer end()
-	c.seq++
-	c.enc = nla.Encoder{B: c.enc.B[:0]}
 	r.flags |= flagAck
-	mark := appendRequest(&c.enc, r, c.seq)
-	if r.body != nil {
-		r.body(&c.enc)
-	}
-	endRequest(&c.enc, mark)
-	if c.enc.Err != nil {
-		return opError(op, c.enc.Err)
-	}
-	if err := c.sock.Send(c.enc.B); err != nil {
-		return opError(op, c.cause(ctx, err))
+	if err := c.send(ctx, r); err != nil {
+		return opError(op, err)
 	}
 	var visitErr error
 	err = c.receive(ctx, func(m message) (bool, error) {
@@ -220,6 +258,24 @@ func (c *Conn) do(ctx context.Context, op string, r request, visit func(m messag
 		err = visitErr
 	}
 	return opError(op, err)
+}
+
+// send sends a request, under a number of its own.
+func (c *Conn) send(ctx context.Context, r request) error {
+	c.seq++
+	c.enc = nla.Encoder{B: c.enc.B[:0]}
+	mark := appendRequest(&c.enc, r, c.seq)
+	if r.body != nil {
+		r.body(&c.enc)
+	}
+	if c.enc.Err != nil {
+		return c.enc.Err
+	}
+	endRequest(&c.enc, mark)
+	if err := c.sock.Send(c.enc.B); err != nil {
+		return c.cause(ctx, err)
+	}
+	return nil
 }
 
 // refusal returns the error in an ERROR or DONE message, nil if it is an acknowledgement.
@@ -243,6 +299,9 @@ func (c *Conn) receive(ctx context.Context, f func(m message) (last bool, err er
 			if last || err != nil {
 				return err
 			}
+		}
+		if ctx.Err() != nil || !time.Now().Before(c.deadline) { // what there is is received beyond the deadline too
+			return c.cause(ctx, os.ErrDeadlineExceeded)
 		}
 	}
 }
@@ -270,13 +329,11 @@ func (c *Conn) cause(ctx context.Context, err error) error {
 	switch {
 	case c.closed.Load():
 		return net.ErrClosed
-	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	case errors.Is(err, syscall.ENOBUFS):
 		drain(c.sock, c.bufs, c.lens) // so that the next request can be answered
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, cmp.Or(ended(ctx), err))
 	}
 	return err
 }

@@ -70,12 +70,16 @@ func (c *Conn) CreateDatapath(ctx context.Context, spec DatapathSpec) (Datapath,
 	if spec.Features == 0 {
 		spec.Features = Unaligned | VportPIDs
 	}
-	dp, err := c.datapath(ctx, op, request{cmd: cmdNew, flags: flagEcho, body: func(e *nla.Encoder) {
-		e.String(dpName, spec.Name)
-		e.U32(dpUpcallPID, spec.UpcallPID)
-		appendFeatures(e, spec.Features, spec.UpcallPIDs)
-	}})
-	return dp, c.explainFeatures(err, spec.Features)
+	dp, err := c.datapath(ctx, op, spec.request())
+	return dp, c.explainFeatures(ctx, spec.Features, err)
+}
+
+func (s DatapathSpec) request() request {
+	return request{cmd: cmdNew, flags: flagEcho, body: func(e *nla.Encoder) {
+		e.String(dpName, s.Name)
+		e.U32(dpUpcallPID, s.UpcallPID)
+		appendFeatures(e, s.Features, s.UpcallPIDs)
+	}}
 }
 
 // appendFeatures always sends the feature word: the kernel takes a missing one for 0.
@@ -91,7 +95,7 @@ func (c *Conn) SetFeatures(ctx context.Context, dp Index, f Features, pids []uin
 	d, err := c.datapath(ctx, "set the features of a datapath", request{cmd: cmdSet, flags: flagEcho, dp: dp, body: func(e *nla.Encoder) {
 		appendFeatures(e, f, pids)
 	}})
-	return d, c.explainFeatures(err, f)
+	return d, c.explainFeatures(ctx, f, err)
 }
 
 // SetMasksCache sets the number of entries of a datapath's mask cache, per CPU; 0 switches it off. The features must be
@@ -131,18 +135,12 @@ func (c *Conn) Datapaths(ctx context.Context) iter.Seq2[Datapath, error] {
 func list[T any](ctx context.Context, c *Conn, op string, r request, decode func(Index, []byte) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var zero T
-		parts, err := c.dump(ctx, op, r)
+		objects, err := c.dump(ctx, op, r)
 		if err != nil {
 			yield(zero, err)
 			return
 		}
-		err = each(parts, r.family, func(dp Index, attrs []byte) bool {
-			v, err := decode(dp, attrs)
-			return yield(v, err)
-		})
-		if err != nil {
-			yield(zero, opError(op, err))
-		}
+		objects.each(func(dp Index, attrs []byte) bool { return yield(decode(dp, attrs)) })
 	}
 }
 
@@ -157,7 +155,8 @@ func (c *Conn) datapath(ctx context.Context, op string, r request) (d Datapath, 
 
 // object sends a request that is answered with one object.
 func (c *Conn) object(ctx context.Context, op string, r request, decode func(Index, []byte) error) error {
-	return c.do(ctx, op, r, func(m message) error {
+	answered := false
+	err := c.do(ctx, op, r, func(m message) error {
 		if m.typ != r.family.id {
 			return nil
 		}
@@ -165,8 +164,13 @@ func (c *Conn) object(ctx context.Context, op string, r request, decode func(Ind
 		if err != nil {
 			return err
 		}
+		answered = true
 		return decode(dp, attrs)
 	})
+	if err == nil && !answered {
+		err = opError(op, &DecodeError{What: "answer", Reason: "an acknowledgement and nothing else"})
+	}
+	return err
 }
 
 func decodeDatapath(dp Index, b []byte) (Datapath, error) {

@@ -28,10 +28,19 @@
 // # Errors
 //
 // What the kernel refuses is an [OpError], to be told with errors.Is: os.ErrNotExist, os.ErrExist, os.ErrPermission, syscall.EBUSY. What
-// the kernel cannot do is an [UnsupportedError], found out by probing after the failure. Every request has a deadline; after
-// one the Conn can be used on, and the late answer is dropped.
+// the kernel cannot do is an [UnsupportedError], found out by probing after the failure; but a [Batch] tells what the kernel said, which
+// is EINVAL mostly: [Conn.Probe] before, or send the request on its own. Every request has a deadline; after one the Conn can be used
+// on, and the late answer is dropped.
 //
 // What newer kernels send and this package does not know is carried as it is and printed, in flows, keys, actions and objects.
+//
+// # Kernels
+//
+// It is made for Linux 4.20 and later; what came since is found out by probing ([Conn.Probe]). On older kernels most of it works, but
+// these differ: up to 4.19, changes of datapaths and vports are told as [Created]. Linux 4.3 lists actions that set a tunnel in a form of
+// its own, and those flows with a [DecodeError]. Linux 4.5 may make a vport of type [VXLAN] whose UDP port is taken, and leave its device
+// down, which [Conn.RaiseDevice] shows. Before 4.0 there are no identifiers of flows, and a flow that is to be removed by nothing but its
+// UFID takes all others along: try [FeatureUFID] first.
 //
 // Facts are from <linux/openvswitch.h> and from trials on Linux 6.1. Packages below: odptest, a kernel in memory for tests.
 package odp

@@ -1,131 +1,109 @@
 package odp
 
 import (
-	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
-
-	"github.com/overweave/overweave/odp/internal/nla"
 )
 
-const maxAttempts = 6 // of a listing
+const (
+	maxAttempts = 6        // of a listing
+	chunkSize   = 32 << 10 // of the memory that listed objects are kept in
+)
 
-// dump sends a request to list and returns the datagrams of the answer. A listing during which the table changed, or of which
-// a part was lost, is repeated.
-func (c *Conn) dump(ctx context.Context, op string, r request) ([][]byte, error) {
+// listing is what the kernel listed: chunks of objects, each after its length and its datapath.
+type listing [][]byte
+
+const objectHeader = 8
+
+func (l *listing) add(dp Index, attrs []byte) {
+	last := len(*l) - 1
+	if last < 0 || cap((*l)[last])-len((*l)[last]) < objectHeader+len(attrs) {
+		*l = append(*l, make([]byte, 0, max(chunkSize, objectHeader+len(attrs))))
+		last++
+	}
+	chunk := binary.NativeEndian.AppendUint32((*l)[last], uint32(len(attrs)))
+	(*l)[last] = append(binary.NativeEndian.AppendUint32(chunk, uint32(dp)), attrs...)
+}
+
+// each calls f for the objects until it returns false. Their attributes are parts of the listing.
+func (l listing) each(f func(dp Index, attrs []byte) bool) {
+	for _, chunk := range l {
+		for len(chunk) > 0 {
+			end := objectHeader + int(he32(chunk))
+			if !f(Index(he32(chunk[4:])), chunk[objectHeader:end:end]) {
+				return
+			}
+			chunk = chunk[end:]
+		}
+	}
+}
+
+// dump sends a request to list and returns what the kernel has of the request's family. A listing during which the table changed, or
+// of which a part was lost, is repeated.
+func (c *Conn) dump(ctx context.Context, op string, r request) (listing, error) {
+	end, err := c.begin(ctx)
+	if err != nil {
+		return nil, opError(op, err)
+	}
+	defer end()
 	r.flags |= flagDump
-	for range maxAttempts {
-		parts, again, err := c.dumpOnce(ctx, op, r)
+	for attempts := 0; attempts < maxAttempts; {
+		list, err := c.dumpOnce(ctx, op, r)
+		switch {
+		case err == nil:
+			return list, nil
+		case errors.Is(err, syscall.EBUSY):
+			err = c.finishDump(ctx)
+		case errors.Is(err, syscall.ENOBUFS):
+			attempts++
+			err = c.arm(ctx) // emptying the queue has changed it
+		case errors.Is(err, ErrDumpInterrupted):
+			attempts++
+			err = nil
+		}
 		if err != nil {
 			return nil, opError(op, err)
-		}
-		if !again {
-			return parts, nil
 		}
 	}
 	return nil, opError(op, ErrDumpInterrupted)
 }
 
-func (c *Conn) dumpOnce(ctx context.Context, op string, r request) (parts [][]byte, again bool, err error) {
-	end, err := c.begin(ctx)
-	if err != nil {
-		return nil, false, err
+func (c *Conn) dumpOnce(ctx context.Context, op string, r request) (list listing, err error) {
+	if err := c.send(ctx, r); err != nil {
+		return nil, err
 	}
-	defer end()
-	c.seq++
-	c.enc = nla.Encoder{B: c.enc.B[:0]}
-	mark := appendRequest(&c.enc, r, c.seq)
-	if r.body != nil {
-		r.body(&c.enc)
-	}
-	endRequest(&c.enc, mark)
-	if err := c.sock.Send(c.enc.B); err != nil {
-		return nil, false, c.cause(ctx, err)
-	}
-	size := 0
-	for {
-		n, err := c.sock.Receive(c.bufs, c.lens)
-		if errors.Is(err, syscall.ENOBUFS) {
-			drain(c.sock, c.bufs, c.lens)
-			return nil, true, nil
-		}
-		if err != nil {
-			return nil, false, c.cause(ctx, err)
-		}
-		for i := range n {
-			part, last, interrupted, err := c.dumpPart(op, c.bufs[i], c.lens[i])
-			if errors.Is(err, syscall.EBUSY) { // an abandoned listing of this socket is still running
-				return nil, true, nil
-			}
-			if err != nil {
-				return nil, false, err
-			}
-			again = again || interrupted
-			if size += len(part); size > c.cfg.MaxDump {
-				return nil, false, fmt.Errorf("listing longer than %d bytes", c.cfg.MaxDump)
-			}
-			if parts = append(parts, part); last {
-				return parts, again, nil
-			}
-		}
-	}
-}
-
-// dumpPart returns a copy of those messages of a datagram that answer the current listing.
-func (c *Conn) dumpPart(op string, buf []byte, n int) (part []byte, last, interrupted bool, err error) {
-	if n > len(buf) {
-		return nil, false, false, fmt.Errorf("%w: an answer of %d bytes", ErrUnknownOutcome, n)
-	}
-	start := -1
-	for at := 0; at < n; {
-		m, rest, err := nextMessage(buf[at:n])
-		if err != nil {
-			return nil, false, false, err
-		}
-		next := n - len(rest)
+	size, interrupted := 0, false
+	err = c.receive(ctx, func(m message) (last bool, err error) {
 		if m.seq != c.seq {
-			at = next
-			continue
+			return false, nil
 		}
 		interrupted = interrupted || m.flags&flagInterrupted != 0
 		if m.typ == msgDone || m.typ == msgError {
-			last, err = true, refusal(op, m)
-			if err != nil {
-				return nil, true, interrupted, err
-			}
-		} else if start < 0 {
-			start = at
+			return true, refusal(op, m)
 		}
-		at = next
+		if m.typ != r.family.id {
+			return false, nil
+		}
+		_, dp, attrs, err := m.ovs()
+		if err != nil {
+			return false, err
+		}
+		if size += len(attrs); size > c.cfg.MaxDump {
+			return false, fmt.Errorf("listing longer than %d bytes", c.cfg.MaxDump)
+		}
+		list.add(dp, attrs)
+		return false, nil
+	})
+	if err == nil && interrupted {
+		err = ErrDumpInterrupted
 	}
-	if start >= 0 {
-		part = bytes.Clone(buf[start:n])
-	}
-	return part, last, interrupted, nil
+	return list, err
 }
 
-// each calls f for the messages of a listing that are of a family, until it returns false.
-func each(parts [][]byte, fam family, f func(dp Index, attrs []byte) bool) error {
-	for _, part := range parts {
-		for len(part) > 0 {
-			m, rest, err := nextMessage(part)
-			if err != nil {
-				return err
-			}
-			part = rest
-			if m.typ != fam.id {
-				continue
-			}
-			_, dp, attrs, err := m.ovs()
-			if err != nil {
-				return err
-			}
-			if !f(dp, attrs) {
-				return nil
-			}
-		}
-	}
-	return nil
+// finishDump receives the rest of a listing that was given up: the kernel does not begin another on the same socket before.
+func (c *Conn) finishDump(ctx context.Context) error {
+	return c.receive(ctx, func(m message) (last bool, err error) { return m.typ == msgDone, nil })
 }

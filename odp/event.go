@@ -13,7 +13,7 @@ import (
 // Change says what happened to an object.
 type Change uint8
 
-// Changes.
+// Changes. Kernels before Linux 4.20 say Created of datapaths and vports that are changed.
 const (
 	Created Change = cmdNew
 	Deleted Change = cmdDel
@@ -121,7 +121,7 @@ func (r *EventReader) fill(ctx context.Context) error {
 	}
 	defer interruptOn(ctx, r.sock)()
 	r.queue = r.queue[:0]
-	for len(r.queue) == 0 {
+	for len(r.queue) == 0 && ctx.Err() == nil {
 		if r.behind {
 			r.behind = !drain(r.sock, r.bufs, r.lens)
 			return ErrEventsLost
@@ -143,6 +143,9 @@ func (r *EventReader) fill(ctx context.Context) error {
 				return errors.Join(ErrEventsLost, err)
 			}
 		}
+	}
+	if len(r.queue) == 0 {
+		return ctx.Err()
 	}
 	return nil
 }

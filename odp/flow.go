@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/overweave/overweave/odp/internal/nla"
@@ -22,6 +21,10 @@ type Flow struct {
 	Actions []Action // none: its packets are dropped
 	Stats   FlowStats
 	Unknown []Attr // of newer kernels
+
+	// ActionsOmitted says that the kernel left the actions out, because it was told to or because they are too many for a listing.
+	// [Conn.GetFlow] returns them. Such a flow is not put again before it has some.
+	ActionsOmitted bool
 }
 
 // FlowStats tells of the packets that a flow has handled.
@@ -69,8 +72,8 @@ func (c *Conn) ModifyFlow(ctx context.Context, dp Index, f Flow) error {
 func (c *Conn) writeFlow(ctx context.Context, op string, dp Index, f Flow, cmd uint8, flags uint16) error {
 	r := request{family: c.families.flow, cmd: cmd, flags: flags, dp: dp, body: f.appendTo}
 	err := c.do(ctx, op, r, nil)
-	if errors.Is(err, syscall.EINVAL) {
-		err = c.explainFlow(ctx, dp, f, err)
+	if refused(err) {
+		err = c.explain(ctx, dp, f.features(), err)
 	}
 	return err
 }
@@ -79,11 +82,13 @@ func (c *Conn) writeFlow(ctx context.Context, op string, dp Index, f Flow, cmd u
 func (f Flow) appendTo(e *nla.Encoder) {
 	if err := f.Match.appendTo(e); err != nil {
 		e.Fail(err)
+		return
 	}
-	if err := checkActions(f.Actions, 0); err != nil {
-		e.Fail(err)
+	if f.ActionsOmitted && len(f.Actions) == 0 {
+		e.Fail(&FlowError{Field: "actions", Reason: "they were left out of the listing that the flow is from"})
+		return
 	}
-	appendActions(e, flowActions, f.Actions)
+	appendChecked(e, flowActions, f.Actions)
 	f.UFID.appendTo(e)
 }
 
@@ -137,7 +142,7 @@ func (c *Conn) FlushFlows(ctx context.Context, dp Index) error {
 
 // Flows lists the flows of a datapath. The list is complete before the loop begins; while the kernel writes it, flows that come
 // and go may be missing or be there twice. A flow that makes no sense is yielded with a [DecodeError], and the
-// loop can go on.
+// loop can go on. Action lists of many kilobytes do not fit a listing: see ActionsOmitted.
 func (c *Conn) Flows(ctx context.Context, dp Index, o DumpOptions) iter.Seq2[Flow, error] {
 	flags := uint32(bit(o.OmitKey))*omitKey | uint32(bit(o.OmitMask))*omitMask | uint32(bit(o.OmitActions))*omitActions
 	r := request{family: c.families.flow, cmd: cmdGet, dp: dp, body: func(e *nla.Encoder) {
@@ -159,7 +164,7 @@ func (c *Conn) flow(ctx context.Context, op string, r request) (f Flow, err erro
 
 // decodeFlow keeps parts of b.
 func decodeFlow(b []byte) (Flow, error) {
-	var f Flow
+	f := Flow{ActionsOmitted: true}
 	var values, masks []Key
 	err := parts("flow", b, func(typ uint16, p []byte) (err error) {
 		switch {
@@ -168,6 +173,7 @@ func decodeFlow(b []byte) (Flow, error) {
 		case typ == flowMask:
 			masks, err = decodeKeys(p, 0)
 		case typ == flowActions:
+			f.ActionsOmitted = false
 			f.Actions, err = decodeActions(p, 0)
 		case typ == flowStats && len(p) >= 16:
 			f.Stats.Packets, f.Stats.Bytes = he64(p), he64(p[8:])
@@ -193,7 +199,7 @@ func decodeFlow(b []byte) (Flow, error) {
 func layer3(m Match) Match {
 	_, ethernet := m.field(keyEthernet)
 	typ, ok := m.field(keyEtherType)
-	if v, is := typ.value.(EtherType); ok && is && !ethernet {
+	if v, is := typ.value.(EtherType); ok && is && v != TypeLLC && !ethernet {
 		return append(Match{Any(PacketType{Namespace: 1, ID: uint16(v)})}, m...)
 	}
 	return m
@@ -218,7 +224,9 @@ func checkActions(list []Action, depth int) error {
 		case Set:
 			err = checkSet(a.Key, false)
 		case SetMasked:
-			err = checkSet(a.value, true)
+			if err = refuse(a.mask == nil, "set", "no mask"); err == nil {
+				err = checkSet(a.value, true)
+			}
 		case Sample:
 			err = checkActions(a.Actions, depth+1)
 		case Clone:

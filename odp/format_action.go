@@ -1,6 +1,10 @@
 package odp
 
-import "encoding/hex"
+import (
+	"encoding/hex"
+	"math"
+	"strconv"
+)
 
 // actions writes a list; an empty one is "drop".
 func (p *printer) actions(list []Action) {
@@ -63,6 +67,25 @@ func (p *printer) action(a Action) {
 	}
 }
 
+// percentage writes a share of 2^32-1 with as many digits as tell it from all others, at least one.
+func percentage(share uint32) (text string) {
+	for digits := 1; digits < 10; digits++ {
+		text = strconv.FormatFloat(float64(share)*100/math.MaxUint32, 'f', digits, 64)
+		if again, err := parsePercentage(text); err == nil && again == share {
+			break
+		}
+	}
+	return text
+}
+
+func parsePercentage(s string) (uint32, error) {
+	share, err := strconv.ParseFloat(s, 64)
+	if err == nil && !(share >= 0 && share <= 100) {
+		err = strconv.ErrRange
+	}
+	return uint32(math.Round(share / 100 * math.MaxUint32)), err
+}
+
 // setKey writes what is set; parts that are not set are left out however verbose the rest is.
 func (p *printer) setKey(k, mask Key, exact bool) {
 	verbose := p.Verbose
@@ -113,7 +136,7 @@ func (p *printer) biggerAction(a Action) {
 	case Userspace:
 		p.userspace(a)
 	case Sample:
-		p.printf("sample(sample=%.1f%%,", float64(a.Probability)*100/(1<<32-1))
+		p.printf("sample(sample=%s%%,", percentage(a.Probability))
 		p.nested("actions", a.Actions)
 		p.str(")")
 	case CheckPktLen:

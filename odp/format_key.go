@@ -2,7 +2,6 @@ package odp
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -41,8 +40,8 @@ func (p *printer) match(m Match) {
 	for _, f := range m {
 		p.field(f)
 	}
-	typ, ok := m.field(keyEtherType)
-	if _, ether := m.field(keyEthernet); ether && (!ok || typ.value == nil) {
+	_, typed := m.field(keyEtherType)
+	if _, ether := m.field(keyEthernet); ether && !typed {
 		p.sep()
 		p.str("eth_type(0/0x0000)")
 	}
@@ -62,6 +61,9 @@ func (p *printer) field(f Field) {
 
 // key writes a key with its mask. With exact, the mask is not looked at.
 func (p *printer) key(k, mask Key, exact bool) {
+	if k == nil {
+		return
+	}
 	l, fixed := layoutOf(k.keyType())
 	if fixed {
 		p.fixedKey(l, k, mask, exact)
@@ -88,10 +90,14 @@ func (p *printer) key(k, mask Key, exact bool) {
 	case Encap:
 		p.encap(k, mask, exact)
 	case UnknownKey:
-		p.printf("key%d(%s", k.Type, hex.EncodeToString(k.Data))
-		if m, ok := mask.(UnknownKey); ok && !exact && !allOnes(m.Data) {
-			p.str("/" + hex.EncodeToString(m.Data))
-		} else if !ok && !exact {
+		m := ones(len(k.Data))
+		u, ok := mask.(UnknownKey)
+		if ok && !exact {
+			m = u.Data
+		}
+		p.printf("key%d(", k.Type)
+		p.hexes(k.Data, m)
+		if !ok && !exact {
 			p.str("/0")
 		}
 		p.str(")")
@@ -139,7 +145,7 @@ func (p *printer) fixedKey(l layout, k, mask Key, exact bool) {
 		if !p.Verbose && allZero(fm) && f.kind != vlanTag {
 			continue
 		}
-		if f.kind == fragment && allZero(fm) {
+		if f.kind == fragment && allZero(fm) && allZero(fv) {
 			continue
 		}
 		p.sep()
@@ -168,6 +174,10 @@ func (p *printer) fieldValue(kind fieldKind, v, m []byte) {
 		p.port(he32(v))
 		p.mask(exact, hostUint(m))
 	case hex4:
+		if allZero(v) { // what ovs-dpctl writes for a missing EtherType
+			p.printf("0/0x%04x", be16(m))
+			return
+		}
 		p.printf("0x%04x", be16(v))
 		if !exact {
 			p.printf("/0x%04x", be16(m))
@@ -235,8 +245,12 @@ func (p *printer) frag(v uint8) {
 	}
 }
 
-// flags writes a|b if all bits are matched, else +a-b.
+// flags writes a|b if all bits are matched, else +a-b, or numbers if that would leave out bits that are set and not matched.
 func (p *printer) flags(names []flagName, v, m uint32, exact bool) {
+	if p.Verbose && !exact && v&^m != 0 {
+		p.b = appendHex(append(appendHex(p.b, uint64(v)), '/'), uint64(m))
+		return
+	}
 	start := len(p.b)
 	known := uint32(0)
 	for _, f := range names {
@@ -255,13 +269,19 @@ func (p *printer) flags(names []flagName, v, m uint32, exact bool) {
 			p.str("-" + f.name)
 		}
 	}
-	if rest := v & m &^ known; rest != 0 {
-		if exact {
+	for _, rest := range [...]struct {
+		sign string
+		bits uint32
+	}{{"+", v & m &^ known}, {"-", m &^ v &^ known}} {
+		switch {
+		case rest.bits == 0 || exact && rest.sign == "-":
+			continue
+		case exact && len(p.b) > start:
 			p.str("|")
-		} else {
-			p.str("+")
+		case !exact:
+			p.str(rest.sign)
 		}
-		p.b = appendHex(p.b, uint64(rest))
+		p.b = appendHex(p.b, uint64(rest.bits))
 	}
 	if len(p.b) == start && exact {
 		p.str("0")
@@ -269,12 +289,13 @@ func (p *printer) flags(names []flagName, v, m uint32, exact bool) {
 }
 
 func (p *printer) ctState(v, m uint32) {
-	if exact := m&uint32(ctStateAll) == uint32(ctStateAll); p.Verbose && (m != 0 || !exact) {
+	exact := m == uint32(ctStateAll)
+	if p.Verbose {
 		p.b = appendHex(p.b, uint64(v))
 		p.mask(exact, uint64(m))
 		return
 	}
-	p.flags(ctStateNames(), v, m, m&uint32(ctStateAll) == uint32(ctStateAll))
+	p.flags(ctStateNames(), v, m, exact)
 }
 
 func (p *printer) vlan(v, m uint16) {

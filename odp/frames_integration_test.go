@@ -79,6 +79,10 @@ func TestIntegrationMeter(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, sent, m.Stats.Packets)
 	require.EqualValues(t, sent-passed, m.Stats.DroppedPackets)
+
+	require.NoError(t, w.conn.SetMeter(t.Context(), w.dp, odp.MeterInfo{ID: 5, Rate: 1000}))
+	five := repeat(udp4().build(t, nil), 5)
+	require.Equal(t, out(outPort, five...), w.through(t, inPort, five...), "without a burst, it is the rate")
 }
 
 func outputTrips(t *testing.T) []trip {

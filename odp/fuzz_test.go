@@ -3,6 +3,7 @@ package odp
 import (
 	"encoding/hex"
 	"encoding/json"
+	"math/rand/v2"
 	"os"
 	"testing"
 
@@ -92,8 +93,9 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// Flows decode without panic. What decodes prints, and its actions encode to what decodes to the same.
+// Flows decode without panic. What decodes prints, matches are read again as they were, and actions encode to what decodes to the same.
 func FuzzFlow(f *testing.F) {
+	var seeds [][]byte
 	eachSeed(f, func(b []byte) {
 		if m, _, err := nextMessage(b); err == nil {
 			if _, _, attrs, err := m.ovs(); err == nil {
@@ -101,12 +103,22 @@ func FuzzFlow(f *testing.F) {
 			}
 		}
 	})
+	for d := (dice{rand.New(rand.NewPCG(3, 4))}); len(seeds) < 100; {
+		var e nla.Encoder
+		if d.match().appendTo(&e) == nil {
+			seeds = append(seeds, e.B)
+		}
+	}
+	for _, b := range seeds {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		flow, err := decodeFlow(b)
 		if err != nil {
 			return
 		}
 		text := flow.String()
+		sameInText(t, flow.Match)
 		var e nla.Encoder
 		appendActionList(&e, flow.Actions)
 		if e.Err != nil {
@@ -121,6 +133,31 @@ func FuzzFlow(f *testing.F) {
 		}
 		_ = flow.appendToDiscard()
 	})
+}
+
+// sameInText puts a match into words and reads it again: the kernel is sent the same. What cannot be sent, or has masks of keys that
+// are not there, is left out.
+func sameInText(t *testing.T, m Match) {
+	t.Helper()
+	var sent nla.Encoder
+	if m.appendTo(&sent) != nil || !allThere(m) {
+		return
+	}
+	text := Notation{Verbose: true}.Match(m)
+	read, err := ParseMatch(text)
+	require.NoError(t, err, text)
+	var again nla.Encoder
+	require.NoError(t, read.appendTo(&again), text)
+	require.Equal(t, hex.EncodeToString(sent.B), hex.EncodeToString(again.B), text)
+}
+
+func allThere(m Match) bool {
+	for _, f := range m {
+		if inner, ok := f.Inner(); f.value == nil || ok && !allThere(inner) {
+			return false
+		}
+	}
+	return true
 }
 
 func (f Flow) appendToDiscard() error {
@@ -160,7 +197,7 @@ func FuzzMessage(f *testing.F) {
 	})
 }
 
-// Text is read without panic; what is read, written and read again is the same.
+// Text is read without panic; what is read, written and read again is the same, as text and as it is sent.
 func FuzzNotation(f *testing.F) {
 	f.Add("in_port(1),eth(),eth_type(0x0800),ipv4(src=10.0.0.0/255.0.0.0,proto=6,frag=no),tcp(dst=2/0xff00),tcp_flags(+syn-ack)", "set(ipv4(ttl=63)),2")
 	f.Add("tunnel(tun_id=0x5,src=10.0.0.1,geneve({class=0x1,type=0x2,len=4,0xa}),flags(-df+key))", "sample(sample=50.0%,actions(2)),ct(commit,nat(src=10.0.0.1:5))")
@@ -176,6 +213,7 @@ func FuzzNotation(f *testing.F) {
 			if twice := n.Match(back); twice != once {
 				t.Fatalf("%q is then %q", once, twice)
 			}
+			sameInText(t, m)
 		}
 		if list, err := ParseActions(actions); err == nil {
 			once := n.Actions(list)
@@ -185,6 +223,13 @@ func FuzzNotation(f *testing.F) {
 			}
 			if twice := n.Actions(back); twice != once {
 				t.Fatalf("%q is then %q", once, twice)
+			}
+			var sent, again nla.Encoder
+			appendChecked(&sent, flowActions, list)
+			appendChecked(&again, flowActions, back)
+			require.Equal(t, sent.Err == nil, again.Err == nil, once)
+			if sent.Err == nil {
+				require.Equal(t, hex.EncodeToString(sent.B), hex.EncodeToString(again.B), once)
 			}
 		}
 	})

@@ -64,6 +64,10 @@ func corpus() [][2]string {
 		{"in_port(27),eth(),eth_type(0x0806)", "hash(sym_l4(5)),recirc(0x7)"},
 		{"tunnel(tun_id=0x7,src=10.0.0.1,dst=10.0.0.2,tos=0x8,ttl=9,tp_src=1,tp_dst=2,flags(oam|csum|key)),in_port(2),eth(),eth_type(0x0806)", "1"},
 		{"in_port(28)," + eth + anyType, "set(tunnel(tun_id=0x5,src=10.0.0.2,dst=10.0.0.1,tos=0x8,ttl=64,tp_src=1,tp_dst=2,flags(oam|df|csum|key))),2"},
+		{"in_port(29)," + eth + anyType, "set(tunnel(tun_id=0x5,dst=10.0.0.1,ttl=64,erspan(ver=1,idx=0x7),flags(key))),2"},
+		{"in_port(30)," + eth + anyType, "set(tunnel(tun_id=0x5,dst=10.0.0.1,ttl=64,erspan(ver=2,dir=1,hwid=0xf),flags(key))),2"},
+		{"tunnel(tun_id=0x7,src=10.0.0.1,dst=10.0.0.2,geneve({class=0x102,type=0x80,len=8,0xa/0xf}),flags(+key)),in_port(2),eth(),eth_type(0x0806)", "1"},
+		{"tunnel(tun_id=0x7,src=10.0.0.1,dst=10.0.0.3,vxlan(gbp(id=5,flags=0x8)),flags(+key)),in_port(2),eth(),eth_type(0x0806)", "1"},
 		{"in_port(17),eth(),eth_type(0x86dd),ipv6(proto=17,tclass=0x4,hlimit=9,frag=no),udp(dst=53)", "set(ipv6(label=0x3,hlimit=8)),set(udp(src=1)),2"},
 	}
 }

@@ -159,7 +159,7 @@ func exactMask(k Key) Key {
 func isZero(k Key) bool {
 	switch k := k.(type) { // the commonest first, without going by way of their bytes
 	case InPort:
-		return k == 0
+		return k&0xffff == 0 // the kernel sets the upper half of every mask that it lists
 	case RecircID:
 		return k == 0
 	case EtherType:

@@ -24,7 +24,8 @@ type (
 	// action afterwards.
 	RecircID uint32
 
-	// EtherType is the type field of an Ethernet frame, in host order: 0x0800 is IPv4. It is matched exactly or not at all.
+	// EtherType is the type field of an Ethernet frame, in host order: 0x0800 is IPv4. It is matched exactly or not at all. In a
+	// match, [TypeLLC] stands for frames that have none.
 	EtherType uint16
 
 	// TCPFlags are the 12 flag bits of a TCP header.
@@ -54,6 +55,10 @@ const (
 	TypeMPLSMC EtherType = 0x8848
 	TypeNSH    EtherType = 0x894f
 )
+
+// TypeLLC in a match is for frames with a length instead of an EtherType: IEEE 802.2, as spanning tree uses it. The kernel says so
+// by leaving the key out and having its mask.
+const TypeLLC EtherType = 0
 
 // IP protocols that the datapath looks behind.
 const (

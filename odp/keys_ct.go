@@ -107,6 +107,21 @@ func (l LSE) Bottom() bool { return l&0x100 != 0 }
 // TTL returns the time to live.
 func (l LSE) TTL() uint8 { return uint8(l) }
 
+// lsePart returns where the notation's part of an entry is.
+func lsePart(name string) (bits, shift int, ok bool) {
+	switch name {
+	case "label":
+		return 20, 12, true
+	case "tc":
+		return 3, 9, true
+	case "bos":
+		return 1, 8, true
+	case "ttl":
+		return 8, 0, true
+	}
+	return 0, 0, false
+}
+
 func (MPLS) keyType() uint16 { return keyMPLS }
 
 func (k MPLS) appendPayload(e *nla.Encoder) {
@@ -143,40 +158,53 @@ type NSH struct {
 
 func (NSH) keyType() uint16 { return keyNSH }
 
-func (k NSH) appendPayload(e *nla.Encoder) {
-	m := e.Begin(nshBase)
-	e.B = append(e.B, k.Flags, k.TTL, k.MDType, k.NextProto)
-	e.B = binary.BigEndian.AppendUint32(e.B, k.SPI<<8|uint32(k.SI))
-	e.End(m)
-	if len(k.MD2) > 0 {
-		e.Bytes(nshMD2, k.MD2)
-		return
-	}
-	if k.MDType != 1 && k.Context == [4]uint32{} {
-		return
-	}
-	m = e.Begin(nshMD1)
+const (
+	nshBaseLen = 8
+	nshLen     = nshBaseLen + 16 // with a context
+)
+
+// flat returns the header as it travels, and the context behind it.
+func (k NSH) flat() []byte {
+	b := []byte{k.Flags, k.TTL, k.MDType, k.NextProto}
+	b = binary.BigEndian.AppendUint32(b, k.SPI<<8|uint32(k.SI))
 	for _, c := range k.Context {
-		e.B = binary.BigEndian.AppendUint32(e.B, c)
+		b = binary.BigEndian.AppendUint32(b, c)
 	}
-	e.End(m)
+	return b
+}
+
+func unflattenNSH(b []byte) NSH {
+	k := NSH{Flags: b[0], TTL: b[1], MDType: b[2], NextProto: b[3], SPI: be32(b[4:]) >> 8, SI: b[7]}
+	for i := range k.Context {
+		k.Context[i] = be32(b[nshBaseLen+4*i:])
+	}
+	return k
+}
+
+func (k NSH) appendPayload(e *nla.Encoder) {
+	b := k.flat()
+	e.Bytes(nshBase, b[:nshBaseLen])
+	switch {
+	case len(k.MD2) > 0:
+		e.Bytes(nshMD2, k.MD2)
+	case k.MDType == 1 || k.Context != [4]uint32{}:
+		e.Bytes(nshMD1, b[nshBaseLen:])
+	}
 }
 
 func decodeNSH(p []byte) (Key, error) {
-	var k NSH
+	var flat [nshLen]byte
+	var md2 []byte
 	it := nla.Iterate(p)
 	for it.Next() {
 		d := it.Data()
 		switch {
-		case it.Type() == nshBase && len(d) == 8:
-			k.Flags, k.TTL, k.MDType, k.NextProto = d[0], d[1], d[2], d[3]
-			k.SPI, k.SI = be32(d[4:])>>8, d[7]
-		case it.Type() == nshMD1 && len(d) == 16:
-			for i := range k.Context {
-				k.Context[i] = be32(d[4*i:])
-			}
+		case it.Type() == nshBase && len(d) == nshBaseLen:
+			copy(flat[:], d)
+		case it.Type() == nshMD1 && len(d) == nshLen-nshBaseLen:
+			copy(flat[nshBaseLen:], d)
 		case it.Type() == nshMD2:
-			k.MD2 = d
+			md2 = d
 		case it.Type() > nshMD2:
 			return UnknownKey{Type: keyNSH, Data: p}, nil
 		default:
@@ -186,6 +214,8 @@ func decodeNSH(p []byte) (Key, error) {
 	if it.Err() != nil {
 		return nil, &DecodeError{What: "key nsh", Reason: it.Err().Error()}
 	}
+	k := unflattenNSH(flat[:])
+	k.MD2 = md2
 	return k, nil
 }
 

@@ -108,7 +108,7 @@ func headerLayout(typ uint16) (layout, bool) {
 	case keySCTP:
 		return layout{"sctp", 4, func(p []byte) Key { return SCTP{be16(p), be16(p[2:])} }, ports}, true
 	case keyTCPFlags:
-		return layout{"tcp_flags", 2, func(p []byte) Key { return TCPFlags(be16(p)) }, func() []fieldLayout { return single(2, tcpFlags) }}, true
+		return layout{"tcp_flags", 2, func(p []byte) Key { return TCPFlags(be16(p) & 0xfff) }, func() []fieldLayout { return single(2, tcpFlags) }}, true
 	case keyICMP:
 		return layout{"icmp", 2, func(p []byte) Key { return ICMP{p[0], p[1]} }, typeAndCode}, true
 	case keyICMPv6:
@@ -145,5 +145,14 @@ func tuple(n int, kind fieldKind, src, dst string) []fieldLayout {
 	return []fieldLayout{
 		{"src", 0, n, kind}, {"dst", n, n, kind}, {"proto", 2*n + 4, 1, decimal},
 		{src, 2 * n, 2, decimal}, {dst, 2*n + 2, 2, decimal},
+	}
+}
+
+// nshFields are those of a header with its context, as flat has them.
+func nshFields() []fieldLayout {
+	return []fieldLayout{
+		{"flags", 0, 1, decimal}, {"ttl", 1, 1, decimal}, {"mdtype", 2, 1, decimal}, {"np", 3, 1, decimal},
+		{"spi", 4, 3, hexBE}, {"si", 7, 1, decimal},
+		{"c1", 8, 4, hexBE}, {"c2", 12, 4, hexBE}, {"c3", 16, 4, hexBE}, {"c4", 20, 4, hexBE},
 	}
 }

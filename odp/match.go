@@ -32,7 +32,7 @@ func Any[K Key](value K) Field { return Field{value, nil} }
 func Inside(m Match) Field {
 	var values, masks Encap
 	for _, f := range m {
-		if f.value != nil {
+		if f.travels() {
 			values = append(values, f.value)
 		}
 		if f.mask != nil {
@@ -51,12 +51,21 @@ func (f Field) Value() Key { return f.value }
 // Mask returns the key's mask, nil if all of it is wildcarded.
 func (f Field) Mask() Key { return f.mask }
 
+// noKey is the type of a field that is empty. No attribute has it.
+const noKey = 0xffff
+
 func (f Field) keyType() uint16 {
-	if f.value != nil {
+	switch {
+	case f.value != nil:
 		return f.value.keyType()
+	case f.mask != nil:
+		return f.mask.keyType()
 	}
-	return f.mask.keyType()
+	return noKey
 }
+
+// travels reports whether the key has a value that is sent.
+func (f Field) travels() bool { return f.value != nil && f.value != Key(TypeLLC) }
 
 // Inner returns what an [Encap] field matches.
 func (f Field) Inner() (Match, bool) {
@@ -91,9 +100,14 @@ func pair(values, masks []Key) Match {
 		m = append(m, f)
 	}
 	for _, mask := range masks {
-		if _, ok := find(values, mask.keyType()); !ok && !isZero(mask) {
-			m = append(m, Field{mask: mask})
+		if _, ok := find(values, mask.keyType()); ok || isZero(mask) {
+			continue
 		}
+		f := Field{mask: mask}
+		if _, ok := mask.(EtherType); ok {
+			f.value = TypeLLC
+		}
+		m = append(m, f)
 	}
 	return m
 }
@@ -147,7 +161,7 @@ func (m Match) appendTo(e *nla.Encoder) error {
 	}
 	mark := e.Begin(flowKey)
 	for _, f := range all {
-		if f.value != nil {
+		if f.travels() {
 			appendKey(e, f.value)
 		}
 	}
@@ -208,19 +222,53 @@ func (m Match) complete(ethernet bool) (Match, error) {
 // check finds what the kernel would answer with nothing but EINVAL.
 func (m Match) check() error {
 	for i, f := range m {
+		if f.keyType() == noKey {
+			return &FlowError{Field: "match", Reason: "one of its fields is empty"}
+		}
 		if i > 0 && f.keyType() == m[i-1].keyType() {
 			return &FlowError{Field: keyName(f.keyType()), Reason: "it is there twice"}
 		}
 		if needs := m.lacks(f); needs != "" {
 			return &FlowError{Field: keyName(f.keyType()), Reason: "it needs " + needs}
 		}
-		nsh, _ := f.value.(NSH)
-		mask, _ := f.mask.(NSH)
-		if context := [4]uint32{}; nsh.MDType != 1 && (nsh.Context != context || mask.Context != context) {
-			return &FlowError{Field: "nsh", Reason: "a context needs mdtype 1"}
+		if reason := f.mismatch(); reason != "" {
+			return &FlowError{Field: keyName(f.keyType()), Reason: reason}
 		}
 	}
 	return nil
+}
+
+// mismatch returns what is wrong with a value and its mask, "" if nothing is.
+func (f Field) mismatch() string {
+	alike := f.mask == nil
+	switch v := f.value.(type) {
+	case Tunnel:
+		m, ok := f.mask.(Tunnel)
+		if alike = alike || ok; alike {
+			return v.mismatch(m)
+		}
+	case NSH:
+		m, ok := f.mask.(NSH)
+		alike = alike || ok
+		if none := [4]uint32{}; v.MDType != 1 && (v.Context != none || m.Context != none) {
+			return "a context needs mdtype 1"
+		}
+		if len(v.MD2)+len(m.MD2) > 0 {
+			return "variable metadata cannot be matched"
+		}
+	case MPLS:
+		m, ok := f.mask.(MPLS)
+		alike = alike || ok && len(m) == len(v)
+	case UnknownKey:
+		m, ok := f.mask.(UnknownKey)
+		alike = alike || ok && len(m.Data) == len(v.Data)
+	default:
+		return ""
+	}
+	if !alike {
+		return "its mask is of another length"
+	}
+	return ""
 }
 
 // lacks returns what must be matched for f to be allowed, "" if nothing is missing.

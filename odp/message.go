@@ -29,6 +29,9 @@ const (
 	ackMessage = 1
 	ackOffset  = 2
 
+	// errnoNotSupp is what the kernel calls ENOTSUPP, and means EOPNOTSUPP by: some parts of it forget that it has no name outside.
+	errnoNotSupp = 524
+
 	netlinkHeader = 16
 	ovsHeader     = 24
 )
@@ -73,7 +76,11 @@ func (m message) status() (text string, offset int, err error) {
 	if m.typ == msgError && m.flags&flagAckTLVs != 0 {
 		text, offset = m.explanation()
 	}
-	return text, offset, syscall.Errno(-code)
+	errno := syscall.Errno(-code)
+	if errno == errnoNotSupp {
+		errno = syscall.EOPNOTSUPP
+	}
+	return text, offset, errno
 }
 
 // explanation returns the extended acknowledgement.

@@ -1,6 +1,7 @@
 package odp
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -13,7 +14,7 @@ type MeterInfo struct {
 	ID    uint32
 	Kbps  bool   // Rate is in kilobits per second, not packets per second
 	Rate  uint32 // more than 0
-	Burst uint32 // in kilobits or packets; 0 lets the kernel take the rate
+	Burst uint32 // in kilobits or packets, what passes at once after a pause; 0 is as much as Rate
 	Stats MeterStats
 	Used  time.Duration // of the last packet, on the monotonic clock; 0 is never
 }
@@ -47,18 +48,19 @@ func (c *Conn) SetMeter(ctx context.Context, dp Index, m MeterInfo) error {
 		band := e.Begin(0)
 		e.U32(bandType, bandDrop)
 		e.U32(bandRate, m.Rate)
-		e.U32(bandBurst, m.Burst)
+		e.U32(bandBurst, cmp.Or(m.Burst, m.Rate)) // a burst of 0 lets nothing pass since Linux 5.13
 		e.End(band)
 		e.End(bands)
 	}}, nil)
 }
 
-// Meter returns a meter's statistics. errors.Is(err, os.ErrNotExist) if there is none.
+// Meter returns a meter's statistics; the kernel does not tell how it was set: Kbps, Rate and Burst are zero.
+// errors.Is(err, os.ErrNotExist) if there is none.
 func (c *Conn) Meter(ctx context.Context, dp Index, id uint32) (MeterInfo, error) {
 	return c.meter(ctx, fmt.Sprintf("get meter %d", id), dp, id, cmdMeterGet)
 }
 
-// DeleteMeter removes a meter and returns its last statistics. Removing one that does not exist succeeds.
+// DeleteMeter removes a meter and returns its last statistics, as Meter does. Removing one that does not exist succeeds.
 func (c *Conn) DeleteMeter(ctx context.Context, dp Index, id uint32) (MeterInfo, error) {
 	return c.meter(ctx, fmt.Sprintf("delete meter %d", id), dp, id, cmdMeterDel)
 }

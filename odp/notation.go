@@ -10,6 +10,10 @@ import (
 
 // Notation writes and reads flows as ovs-dpctl does. The zero value writes port numbers and leaves out what is wildcarded. It
 // is safe for concurrent use if its functions are.
+//
+// What is written verbosely is read as it was, except masks of keys that the match does not have. Where ovs-dpctl would leave something
+// out, more is written than it can read. It reads what ovs-dpctl writes, but for the data of ovs-vswitchd in an action userspace
+// (slow_path(action) and so on), which are bytes that only the tool's own version knows: here they are userdata(0102).
 type Notation struct {
 	// Verbose also writes what is wildcarded, as value/0.
 	Verbose bool
@@ -35,7 +39,7 @@ func (n Notation) Actions(list []Action) string {
 	return string(p.b)
 }
 
-// Flow returns a flow on one line: identifier, match, counters and actions.
+// Flow returns a flow on one line: identifier, match, counters and actions, "omitted" if the kernel left them out.
 func (n Notation) Flow(f Flow) string {
 	p := printer{Notation: n}
 	if f.UFID != "" && n.Verbose {
@@ -50,6 +54,10 @@ func (n Notation) Flow(f Flow) string {
 	}
 	if f.Stats.TCPFlags != 0 {
 		p.str(", flags:" + f.Stats.TCPFlags.letters())
+	}
+	if f.ActionsOmitted && len(f.Actions) == 0 {
+		p.str(", actions:omitted")
+		return string(p.b)
 	}
 	p.str(", actions:" + n.Actions(f.Actions))
 	return string(p.b)

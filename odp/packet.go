@@ -29,7 +29,11 @@ type Execute struct {
 
 // Execute has the datapath handle a packet. For many, put them into a [Batch].
 func (c *Conn) Execute(ctx context.Context, dp Index, x Execute) error {
-	return c.do(ctx, "execute a packet", c.executeRequest(dp, x), nil)
+	err := c.do(ctx, "execute a packet", c.executeRequest(dp, x), nil)
+	if refused(err) {
+		err = c.explain(ctx, dp, appendFeaturesOf(nil, x.Actions), err)
+	}
+	return err
 }
 
 func (c *Conn) executeRequest(dp Index, x Execute) request {
@@ -49,10 +53,7 @@ func (x *Execute) appendTo(e *nla.Encoder) {
 		appendKey(e, InPort(x.InPort))
 	}
 	e.End(m)
-	if err := checkActions(x.Actions, 0); err != nil {
-		e.Fail(err)
-	}
-	appendActions(e, pktActions, x.Actions)
+	appendChecked(e, pktActions, x.Actions)
 	if x.Hash != 0 {
 		e.U64(pktHash, x.Hash)
 	}

@@ -1,7 +1,6 @@
 package odp
 
 import (
-	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -167,18 +166,16 @@ func (p *parser) pushVLAN(args item) (Action, error) {
 }
 
 func (p *parser) mplsAction(name string, args item) (Action, error) {
-	var label, tc, ttl, bos, typ uint64
+	var lse LSE
+	var typ uint64
 	layer3 := false
 	err := p.fields(args, func(name string, v item) (err error) {
+		if bits, shift, ok := lsePart(name); ok {
+			n, err := p.uint(v, bits)
+			lse |= LSE(n << shift)
+			return err
+		}
 		switch name {
-		case "label":
-			label, err = p.uint(v, 20)
-		case "tc":
-			tc, err = p.uint(v, 3)
-		case "ttl":
-			ttl, err = p.uint(v, 8)
-		case "bos":
-			bos, err = p.uint(v, 1)
 		case "eth_type":
 			typ, err = p.uint(v, 16)
 		case "layer3":
@@ -188,7 +185,6 @@ func (p *parser) mplsAction(name string, args item) (Action, error) {
 		}
 		return err
 	})
-	lse := NewLSE(uint32(label), uint8(tc), bos == 1, uint8(ttl))
 	switch name {
 	case "pop_mpls":
 		return PopMPLS(typ), err
@@ -258,11 +254,9 @@ func (p *parser) branch(name string, args item, depth int) (Action, error) {
 	err := p.fields(args, func(field string, v item) (err error) {
 		switch name + " " + field {
 		case "sample sample":
-			share, perr := strconv.ParseFloat(strings.TrimSuffix(v.s, "%"), 64)
-			if perr != nil || !(share >= 0 && share <= 100) {
-				return p.fail(v, "not a percentage")
+			if sample.Probability, err = parsePercentage(strings.TrimSuffix(v.s, "%")); err != nil {
+				err = p.fail(v, "not a percentage")
 			}
-			sample.Probability = uint32(math.Round(share / 100 * math.MaxUint32))
 		case "sample actions":
 			sample.Actions, err = p.actions(v, depth+1)
 		case "check_pkt_len size":

@@ -1,6 +1,7 @@
 package odp
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -27,9 +28,11 @@ func (p *parser) tunnel(args item) (Field, error) {
 	}
 	for _, it := range items {
 		if name, inner, ok := p.call(it); ok && !strings.Contains(name, "=") {
-			err = p.tunnelPart(name, inner, &v, &m)
+			err = p.tunnelOption(name, inner, &v, &m)
 		} else if name, value, ok := assign(it); ok {
 			err = p.tunnelField(name, value, &v, &m)
+		} else if it.s == "ipv4_info_bridge" {
+			v.InfoBridge = true
 		} else {
 			err = p.fail(it, "no such field of tunnel")
 		}
@@ -39,6 +42,9 @@ func (p *parser) tunnel(args item) (Field, error) {
 	}
 	if v.ID != 0 {
 		v.Flags |= TunnelKey
+	}
+	if m.ID != 0 {
+		m.Flags |= TunnelKey
 	}
 	return Masked(v, m), nil
 }
@@ -85,11 +91,28 @@ func (p *parser) tunnelAddr(it item) (v, m netip.Addr, err error) {
 	return v, m, nil
 }
 
+// tunnelOption reads an option and its mask. With /0 behind it the mask has nothing of it.
+func (p *parser) tunnelOption(name string, it item, v, m *Tunnel) error {
+	if name == "flags" {
+		return p.tunnelPart(name, it, v, m)
+	}
+	text, wild := strings.CutSuffix(it.s, "/0")
+	if wild && strings.Contains(text, "=") && !strings.HasSuffix(text, ")") && !strings.HasSuffix(text, "}") {
+		text, wild = it.s, false // it belongs to a part of the option
+	}
+	before := *m
+	err := p.tunnelPart(name, item{text, it.at}, v, m)
+	if wild {
+		*m = before
+	}
+	return err
+}
+
 func (p *parser) tunnelPart(name string, it item, v, m *Tunnel) error {
 	switch name {
 	case "flags":
 		fv, fm, err := p.flags(tunnelFlagNames(), it, uint32(tunnelAll))
-		key := v.Flags & TunnelKey
+		key := v.Flags & TunnelKey &^ TunnelFlags(fm) // that there is an identifier says so too
 		v.Flags, m.Flags = TunnelFlags(fv)|key, TunnelFlags(fm)
 		return err
 	case "geneve":
@@ -99,24 +122,55 @@ func (p *parser) tunnelPart(name string, it item, v, m *Tunnel) error {
 			return p.gbp(args, v, m)
 		}
 	case "erspan":
-		value, mask := masked(it)
-		var err error
-		if v.ERSPAN, err = p.hex(value); err != nil {
-			return err
-		}
-		m.ERSPAN = ones(len(v.ERSPAN))
-		if mask.s != "" {
-			m.ERSPAN, err = p.hex(mask)
-		}
-		return err
+		return p.erspan(it, v, m)
 	}
 	if n, err := strconv.ParseUint(strings.TrimPrefix(name, "tun"), 10, 14); err == nil {
-		data, err := p.hex(it)
+		data, mask, err := p.hexes(it)
 		v.Unknown = append(v.Unknown, Attr{Type: uint16(n), Data: data})
-		m.Unknown = append(m.Unknown, Attr{Type: uint16(n), Data: ones(len(data))})
+		m.Unknown = append(m.Unknown, Attr{Type: uint16(n), Data: mask})
 		return err
 	}
 	return p.fail(it, "no such field of tunnel")
+}
+
+// hexes reads bytes and their mask; without one it is all ones.
+func (p *parser) hexes(it item) (v, m []byte, err error) {
+	value, mask := masked(it)
+	if v, err = p.hex(value); err != nil {
+		return nil, nil, err
+	}
+	if value.s == it.s {
+		return v, ones(len(v)), nil
+	}
+	m, err = p.hex(mask)
+	return v, m, err
+}
+
+// erspan reads bytes, or what erspanText writes.
+func (p *parser) erspan(it item, v, m *Tunnel) (err error) {
+	if !strings.Contains(it.s, "=") {
+		v.ERSPAN, m.ERSPAN, err = p.hexes(it)
+		return err
+	}
+	v.ERSPAN, m.ERSPAN = make([]byte, erspanLen), ones(erspanLen)
+	return p.fields(it, func(name string, value item) error {
+		n, mask, err := p.number(value, map[string]int{"ver": 32, "idx": 32, "dir": 1, "hwid": 6}[name])
+		for b, bits := range map[*[]byte]uint64{&v.ERSPAN: n, &m.ERSPAN: mask} {
+			switch b := *b; name {
+			case "ver":
+				binary.NativeEndian.PutUint32(b, uint32(bits))
+			case "idx":
+				binary.BigEndian.PutUint32(b[4:], uint32(bits))
+			case "dir":
+				b[11] = b[11]&^8 | byte(bits)<<3
+			case "hwid":
+				b[10], b[11] = b[10]&^3|byte(bits>>4), b[11]&0xf|byte(bits)<<4
+			default:
+				err = p.fail(value, "no such field of erspan")
+			}
+		}
+		return err
+	})
 }
 
 func (p *parser) gbp(args item, v, m *Tunnel) error {
@@ -144,6 +198,14 @@ func (p *parser) gbp(args item, v, m *Tunnel) error {
 }
 
 func (p *parser) geneve(it item, v, m *Tunnel) error {
+	if !strings.HasPrefix(it.s, "{") {
+		opts, mask, err := p.hexes(it)
+		if err == nil && (len(opts)%4 != 0 || len(opts) > 252) {
+			err = p.fail(it, "options of a wrong length")
+		}
+		v.Geneve, m.Geneve = opts, mask
+		return err
+	}
 	for rest := it; rest.s != ""; {
 		end := strings.IndexByte(rest.s, '}')
 		if rest.s[0] != '{' || end < 0 {
@@ -162,7 +224,7 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 	if err != nil {
 		return err
 	}
-	var class, classMask, typ, typeMask, length uint64
+	var class, classMask, typ, typeMask, length, lengthMask uint64
 	var data, mask []byte
 	fill := byte(0xff) // of the mask
 	for _, it := range items {
@@ -173,7 +235,11 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 		case named && name == "type":
 			typ, typeMask, err = p.number(value, 8)
 		case named && name == "len":
-			length, err = p.uint(value, 8)
+			val, msk := masked(value)
+			length, err = p.uint(val, 8)
+			if lengthMask = 0x1f; msk.s != "" && err == nil {
+				lengthMask, err = p.uint(msk, 8)
+			}
 		case !named:
 			val, msk := masked(it)
 			data, err = p.hex(val)
@@ -201,7 +267,7 @@ func (p *parser) geneveOption(opt item, v, m *Tunnel) error {
 	v.Geneve = AppendGeneveOption(v.Geneve, uint16(class), uint8(typ), grow(data, 0))
 	at := len(m.Geneve) + 3
 	m.Geneve = AppendGeneveOption(m.Geneve, uint16(classMask), uint8(typeMask), grow(mask, fill))
-	m.Geneve[at] = 0xff // the length of an option is always matched
+	m.Geneve[at] = uint8(lengthMask)
 	return nil
 }
 
@@ -213,20 +279,14 @@ func (p *parser) mpls(args item) (Field, error) {
 	v, m := MPLS{0}, MPLS{0}
 	for _, it := range items {
 		name, value, _ := assign(it)
-		index, bits, shift := 0, 0, 0
-		switch name {
-		case "label":
-			bits, shift = 20, 12
-		case "tc":
-			bits, shift = 3, 9
-		case "bos":
-			bits, shift = 1, 8
-		case "ttl":
-			bits = 8
-		case "lse0", "lse1", "lse2":
-			index, bits = int(name[3]-'0'), 32
-		default:
-			return Field{}, p.fail(it, "no such field of mpls")
+		index := 0
+		bits, shift, ok := lsePart(name)
+		if !ok {
+			n, err := strconv.ParseUint(strings.TrimPrefix(name, "lse"), 10, 8)
+			if err != nil || n >= maxLabels {
+				return Field{}, p.fail(it, "no such field of mpls")
+			}
+			index, bits = int(n), 32
 		}
 		n, mask, err := p.number(value, bits)
 		if err != nil {
@@ -246,50 +306,27 @@ func (p *parser) nsh(args item) (v, m NSH, err error) {
 	if err != nil {
 		return v, m, err
 	}
+	value, mask := v.flat(), m.flat()
+	var md2 []byte
 	for _, it := range items {
-		name, value, _ := assign(it)
-		if name == "md2" {
-			v.MD2, err = p.hex(value)
-		} else {
-			err = p.nshField(name, value, &v, &m)
+		name, text, _ := assign(it)
+		f, known := fieldNamed(nshFields(), name)
+		switch {
+		case name == "md2":
+			md2, err = p.hex(text)
+		case known:
+			var n, bits uint64
+			n, bits, err = p.number(text, 8*f.len)
+			putUint(value[f.at:f.at+f.len], n, false)
+			putUint(mask[f.at:f.at+f.len], bits, false)
+		default:
+			err = p.fail(it, "no such field of nsh")
 		}
 		if err != nil {
 			return v, m, err
 		}
 	}
+	v, m = unflattenNSH(value), unflattenNSH(mask)
+	v.MD2 = md2
 	return v, m, nil
-}
-
-func (p *parser) nshField(name string, it item, v, m *NSH) error {
-	bits := 8
-	switch name {
-	case "spi":
-		bits = 24
-	case "c1", "c2", "c3", "c4":
-		bits = 32
-	}
-	n, mask, err := p.number(it, bits)
-	if err != nil {
-		return err
-	}
-	switch name {
-	case "flags":
-		v.Flags, m.Flags = uint8(n), uint8(mask)
-	case "ttl":
-		v.TTL, m.TTL = uint8(n), uint8(mask)
-	case "mdtype":
-		v.MDType, m.MDType = uint8(n), uint8(mask)
-	case "np":
-		v.NextProto, m.NextProto = uint8(n), uint8(mask)
-	case "spi":
-		v.SPI, m.SPI = uint32(n), uint32(mask)
-	case "si":
-		v.SI, m.SI = uint8(n), uint8(mask)
-	case "c1", "c2", "c3", "c4":
-		i := name[1] - '1'
-		v.Context[i], m.Context[i] = uint32(n), uint32(mask)
-	default:
-		return p.fail(it, "no such field of nsh")
-	}
-	return nil
 }

@@ -56,19 +56,13 @@ func (p *parser) key(name string, args item, depth int) (Field, error) {
 }
 
 func (p *parser) unknownKey(typ uint16, args item) (Field, error) {
-	value, mask := masked(args)
-	v, err := p.hex(value)
+	text, wild := strings.CutSuffix(args.s, "/0")
+	v, m, err := p.hexes(item{text, args.at})
 	if err != nil {
 		return Field{}, err
 	}
-	m := ones(len(v))
-	switch {
-	case mask.s == "0":
+	if wild {
 		m = zeros(len(v))
-	case mask.s != "":
-		if m, err = p.hex(mask); err != nil {
-			return Field{}, err
-		}
 	}
 	// A tool that is older than this package writes known keys like this too.
 	k, kErr := decodeKey(typ, v, 0)
@@ -106,7 +100,7 @@ func (p *parser) fixedKey(typ uint16, l layout, args item) (Field, error) {
 	}
 	for _, it := range items {
 		name, value, ok := assign(it)
-		f, known := fieldNamed(l, name)
+		f, known := fieldNamed(l.fields(), name)
 		if !ok || !known {
 			return Field{}, p.fail(it, "no such field of "+l.name)
 		}
@@ -114,14 +108,11 @@ func (p *parser) fixedKey(typ uint16, l layout, args item) (Field, error) {
 			return Field{}, err
 		}
 	}
-	if allZero(m) {
-		return Field{l.decode(v), nil}, nil
-	}
-	return Field{l.decode(v), l.decode(m)}, nil
+	return Masked(l.decode(v), l.decode(m)), nil
 }
 
-func fieldNamed(l layout, name string) (fieldLayout, bool) {
-	for _, f := range l.fields() {
+func fieldNamed(fields []fieldLayout, name string) (fieldLayout, bool) {
+	for _, f := range fields {
 		if f.name == name {
 			return f, true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"syscall"
 
@@ -34,16 +35,12 @@ func (a *answers) set(f Feature, has bool) {
 
 // Probe tries whether the kernel has a feature: nil if it has, an [UnsupportedError] if it has not, another error if that could
 // not be found out. Conclusive answers are remembered by the Conn. Probing an action or a key takes a datapath to try it in;
-// no packet is touched, and no flow left behind.
+// no packet is touched, and nothing left behind, unless the Conn is closed meanwhile.
 func (c *Conn) Probe(ctx context.Context, dp Index, f Feature) error {
 	has, known := c.probed.get(f)
 	if !known {
 		err := c.try(ctx, dp, f)
-		switch {
-		case err == nil:
-			has = true
-		case errors.Is(err, syscall.EINVAL), errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, ErrNotSupported):
-		default:
+		if has = err == nil; !has && !refused(err) && !errors.Is(err, ErrNotSupported) {
 			return err
 		}
 		c.probed.set(f, has)
@@ -52,6 +49,11 @@ func (c *Conn) Probe(ctx context.Context, dp Index, f Feature) error {
 		return nil
 	}
 	return unsupported(f, nil)
+}
+
+// refused reports whether an error is of those by which kernels refuse what they do not know.
+func refused(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EOPNOTSUPP)
 }
 
 func unsupported(f Feature, cause error) error {
@@ -66,7 +68,7 @@ func (c *Conn) try(ctx context.Context, dp Index, f Feature) error {
 	case FeatureCTLimit:
 		return present(c.families.limit, f)
 	case FeatureUFID:
-		return c.tryFlow(ctx, dp, probeMatch(nil), "\x00overweave-probe")
+		return c.tryIdentifier(ctx, dp)
 	case FeatureHashSymL4:
 		return c.tryAction(ctx, dp, Hash{Algorithm: HashSymL4})
 	case FeatureNAT:
@@ -81,7 +83,7 @@ func (c *Conn) try(ctx context.Context, dp Index, f Feature) error {
 		}
 	case featureKey:
 		if k := exampleKey(n); k != nil {
-			return c.tryFlow(ctx, dp, probeMatch(k), "")
+			return c.tryFlow(ctx, dp, probeMatch(k))
 		}
 	case featureUserBits:
 		return c.tryUserFeature(ctx, Features(f-featureUserBits))
@@ -103,9 +105,18 @@ func (c *Conn) tryAction(ctx context.Context, dp Index, a Action) error {
 	return c.do(ctx, "probe", c.executeRequest(dp, Execute{Packet: frame, Actions: []Action{Sample{Actions: []Action{a}}}, probe: true}), nil)
 }
 
+// tryIdentifier asks for a flow by nothing but an identifier. Kernels that do not know those find that there is no key.
+func (c *Conn) tryIdentifier(ctx context.Context, dp Index) error {
+	_, err := c.GetFlow(ctx, dp, Flow{UFID: "\x00overweave-probe"})
+	if errors.Is(err, syscall.ENOENT) {
+		return nil
+	}
+	return err
+}
+
 // tryFlow makes a flow that no packet can match, and removes it.
-func (c *Conn) tryFlow(ctx context.Context, dp Index, m Match, id UFID) error {
-	f := Flow{Match: m, UFID: id}
+func (c *Conn) tryFlow(ctx context.Context, dp Index, m Match) error {
+	f := Flow{Match: m}
 	r := request{family: c.families.flow, cmd: cmdNew, flags: flagCreate, dp: dp, body: func(e *nla.Encoder) {
 		f.appendTo(e)
 		e.Flag(flowProbe)
@@ -114,8 +125,8 @@ func (c *Conn) tryFlow(ctx context.Context, dp Index, m Match, id UFID) error {
 	if errors.Is(err, syscall.EEXIST) {
 		err = nil // a probe at the same time
 	}
-	if err == nil {
-		_, _ = c.DeleteFlow(ctx, dp, f)
+	if err == nil || errors.Is(err, ErrUnknownOutcome) {
+		_, _ = c.DeleteFlow(context.WithoutCancel(ctx), dp, f)
 	}
 	return err
 }
@@ -174,36 +185,41 @@ func exampleAction(n uint16) Action {
 
 // tryUserFeature asks for a feature with a datapath made for the purpose.
 func (c *Conn) tryUserFeature(ctx context.Context, f Features) error {
-	d, err := c.CreateDatapath(ctx, DatapathSpec{Name: "odp-probe", Features: f, UpcallPIDs: []uint32{c.sock.Port()}})
-	if err != nil {
+	spec := DatapathSpec{Name: fmt.Sprintf("odp-%08x", rand.Uint32()), Features: f, UpcallPIDs: []uint32{c.sock.Port()}}
+	d, err := c.datapath(ctx, "probe", spec.request())
+	gone := c.do(context.WithoutCancel(ctx), "probe", request{family: c.families.datapath, cmd: cmdDel, body: func(e *nla.Encoder) {
+		e.String(dpName, spec.Name) // it may be there whatever the answer was
+	}}, nil)
+	switch {
+	case err != nil:
 		return err
-	}
-	err = c.DeleteDatapath(ctx, d.Index)
-	if d.Features != f {
+	case d.Features != f:
 		return unsupported(featureUserBits+Feature(f), nil)
 	}
-	return err
+	return gone
 }
 
-// explainFeatures makes the refusal of an unknown feature say what is missing.
-func (c *Conn) explainFeatures(err error, f Features) error {
+// explainFeatures makes the refusal of features of user space say which is missing.
+func (c *Conn) explainFeatures(ctx context.Context, f Features, err error) error {
 	if !errors.Is(err, syscall.EOPNOTSUPP) {
 		return err
 	}
-	switch {
-	case f&PerCPU != 0:
-		if has, known := c.probed.get(FeaturePerCPU); !known || !has {
-			return unsupported(FeaturePerCPU, err)
+	var wanted []Feature
+	for bit := Unaligned; bit <= PerCPU; bit <<= 1 {
+		switch {
+		case f&bit == 0:
+		case bit == PerCPU:
+			wanted = append(wanted, FeaturePerCPU)
+		default:
+			wanted = append(wanted, featureUserBits+Feature(bit))
 		}
-	case f&TCRecircSharing != 0:
-		return unsupported(FeatureTCRecirc, err)
 	}
-	return err
+	return c.explain(ctx, 0, wanted, err)
 }
 
-// explainFlow makes the refusal of a flow say what is missing, if that is the reason: it probes what not every kernel has.
-func (c *Conn) explainFlow(ctx context.Context, dp Index, f Flow, err error) error {
-	for _, feature := range f.features() {
+// explain makes a refusal say what is missing, if that is the reason: it probes what not every kernel has.
+func (c *Conn) explain(ctx context.Context, dp Index, wanted []Feature, err error) error {
+	for _, feature := range wanted {
 		if probe := c.Probe(ctx, dp, feature); errors.Is(probe, ErrNotSupported) {
 			return unsupported(feature, err)
 		}

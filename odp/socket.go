@@ -20,7 +20,8 @@ type Socket interface {
 
 	// Receive waits until there is a datagram and reads as many as there are, at most one into each buffer. It returns their
 	// number and their lengths; a length greater than its buffer means that the datagram was cut off. The error
-	// is syscall.ENOBUFS once after datagrams were lost, os.ErrDeadlineExceeded, and net.ErrClosed after Close.
+	// is syscall.ENOBUFS once after datagrams were lost, os.ErrDeadlineExceeded if the deadline has passed and there is no
+	// datagram, and net.ErrClosed after Close.
 	Receive(bufs [][]byte, lengths []int) (n int, err error)
 
 	// SetDeadline ends waiting at a time, also of calls in progress. The zero time is never.
@@ -50,17 +51,12 @@ const drainFor = 50 * time.Millisecond
 // drain empties the queue of a socket, and reports whether it is empty. After a loss the kernel queues nothing more until then, and does
 // not say so again. It changes the socket's deadline.
 func drain(s Socket, bufs [][]byte, lengths []int) (empty bool) {
-	end := time.Now().Add(drainFor)
-	for time.Now().Before(end) {
-		if s.SetDeadline(end) != nil {
-			return true // it is closed
-		}
-		n, err := s.Receive(bufs, lengths)
-		if err == nil && n < len(bufs) {
-			return true
-		}
-		if err != nil && !errors.Is(err, syscall.ENOBUFS) {
-			return true // there was nothing to wait for, or never will be
+	if s.SetDeadline(time.Unix(1, 0)) != nil {
+		return true // it is closed
+	}
+	for end := time.Now().Add(drainFor); time.Now().Before(end); {
+		if _, err := s.Receive(bufs, lengths); err != nil && !errors.Is(err, syscall.ENOBUFS) {
+			return true // there was nothing, or never will be
 		}
 	}
 	return false

@@ -35,6 +35,7 @@ type kernelSocket struct {
 	got     int
 	recvErr unix.Errno
 	receive func(fd uintptr) bool
+	try     func(fd uintptr)
 
 	out     []byte
 	sendErr error
@@ -76,12 +77,19 @@ func newKernelSocket(conn *netlink.Conn, o SocketOptions) (*kernelSocket, error)
 	}
 	s := &kernelSocket{conn: conn, raw: raw, port: conn.PID()}
 	s.receive, s.write = s.receiveFrom, s.writeTo
+	s.try = func(fd uintptr) { s.receiveFrom(fd) }
 	return s, nil
 }
 
-func (s *kernelSocket) Port() uint32                  { return s.port }
-func (s *kernelSocket) SetDeadline(t time.Time) error { return s.conn.SetDeadline(t) }
-func (s *kernelSocket) Join(group uint32) error       { return s.conn.JoinGroup(group) }
+func (s *kernelSocket) Port() uint32            { return s.port }
+func (s *kernelSocket) Join(group uint32) error { return closedError(s.conn.JoinGroup(group)) }
+
+func (s *kernelSocket) SetDeadline(t time.Time) error {
+	if s.conn.SetDeadline(t) != nil {
+		return net.ErrClosed // nothing else is wrong with a deadline
+	}
+	return nil
+}
 
 func (s *kernelSocket) Close() error {
 	if err := s.conn.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
@@ -118,6 +126,9 @@ func (s *kernelSocket) Receive(bufs [][]byte, lengths []int) (int, error) {
 		s.headers[i].hdr.SetIovlen(1)
 	}
 	err := s.raw.Read(s.receive)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = s.receiveLate(err)
+	}
 	runtime.KeepAlive(bufs)
 	for i := range s.want {
 		s.iovecs[i].Base = nil
@@ -132,6 +143,17 @@ func (s *kernelSocket) Receive(bufs [][]byte, lengths []int) (int, error) {
 		lengths[i] = int(s.headers[i].len)
 	}
 	return s.got, nil
+}
+
+// receiveLate receives what there is after a deadline. The poller looks at the clock only, and not at the socket.
+func (s *kernelSocket) receiveLate(late error) error {
+	if err := s.raw.Control(s.try); err != nil {
+		return err
+	}
+	if s.recvErr == unix.EAGAIN {
+		return late
+	}
+	return nil
 }
 
 func (s *kernelSocket) receiveFrom(fd uintptr) bool {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"net/netip"
+	"slices"
 
 	"github.com/overweave/overweave/odp/internal/nla"
 )
@@ -20,6 +21,11 @@ const (
 	tunnelAll  = TunnelKey | TunnelDF | TunnelCSum | TunnelOAM
 )
 
+const (
+	gbpAll    = 0xffffff // bits of the group policy
+	erspanLen = 12
+)
+
 // Tunnel is the outside of a packet that came through a tunnel port or, in a [Set] action, of a packet about to leave by one.
 // IPv4 and IPv6 are told apart by the addresses. As a mask, a flag is matched, set or not, if its bit is set. A Set needs Dst.
 type Tunnel struct {
@@ -30,8 +36,8 @@ type Tunnel struct {
 	SrcPort, DstPort uint16 // outer UDP ports
 	Geneve           []byte // options as they travel: see AppendGeneveOption
 	VXLAN            bool   // GBP counts
-	GBP              uint32 // VXLAN group policy: flags in the upper 16 bits, the group below
-	ERSPAN           []byte // 12 bytes of struct erspan_metadata, or nothing
+	GBP              uint32 // VXLAN group policy: 8 bits of flags, and 16 bits of the group below
+	ERSPAN           []byte // the 12 bytes of struct erspan_metadata, or nothing
 	InfoBridge       bool   // Set only, with nothing but ID: the device itself knows the addresses (Linux 5.1)
 	Unknown          []Attr // attributes of newer kernels
 }
@@ -101,7 +107,14 @@ func (k Tunnel) appendOptions(e *nla.Encoder) {
 	}
 }
 
+// appendTunnelAddr appends an address, as the kernel does, if it is not zero.
 func appendTunnelAddr(e *nla.Encoder, v4, v6 uint16, a netip.Addr) {
+	if !zeroAddr(a.Unmap()) {
+		appendAddr(e, v4, v6, a)
+	}
+}
+
+func appendAddr(e *nla.Encoder, v4, v6 uint16, a netip.Addr) {
 	if a = a.Unmap(); a.Is4() {
 		b := a.As4()
 		e.Bytes(v4, b[:])
@@ -201,7 +214,7 @@ func (k *Tunnel) decodeVXLAN(p []byte) error {
 	it := nla.Iterate(p)
 	for it.Next() {
 		if it.Type() == vxlanGBP && len(it.Data()) == 4 {
-			k.VXLAN, k.GBP = true, he32(it.Data())
+			k.VXLAN, k.GBP = true, he32(it.Data())&gbpAll
 		}
 	}
 	if it.Err() != nil {
@@ -210,13 +223,25 @@ func (k *Tunnel) decodeVXLAN(p []byte) error {
 	return nil
 }
 
+// geneveMask returns the mask of whole options, without the bits beside their lengths that are reserved.
+func geneveMask(opts []byte) []byte {
+	m := ones(len(opts))
+	for at := 3; at < len(opts); at += 4 + 4*int(opts[at]&0x1f) {
+		m[at] = 0x1f
+	}
+	return m
+}
+
 func (k Tunnel) exactMask() Tunnel {
 	m := Tunnel{
 		ID: math.MaxUint64, Src: onesLike(k.Src), Dst: onesLike(k.Dst), TOS: 0xff, TTL: 0xff, Flags: tunnelAll,
-		SrcPort: 0xffff, DstPort: 0xffff, Geneve: ones(len(k.Geneve)), VXLAN: k.VXLAN, ERSPAN: ones(len(k.ERSPAN)),
+		SrcPort: 0xffff, DstPort: 0xffff, Geneve: geneveMask(k.Geneve), VXLAN: k.VXLAN, ERSPAN: ones(len(k.ERSPAN)),
 	}
 	if k.VXLAN {
-		m.GBP = math.MaxUint32
+		m.GBP = gbpAll
+	}
+	for _, a := range k.Unknown {
+		m.Unknown = append(m.Unknown, Attr{Type: a.Type, Data: ones(len(a.Data))})
 	}
 	return m
 }
@@ -224,6 +249,23 @@ func (k Tunnel) exactMask() Tunnel {
 func (k Tunnel) isZero() bool {
 	return k.ID == 0 && k.TOS|k.TTL == 0 && k.Flags == 0 && k.SrcPort|k.DstPort == 0 && k.GBP == 0 && !k.InfoBridge &&
 		zeroAddr(k.Src) && zeroAddr(k.Dst) && allZero(k.Geneve) && allZero(k.ERSPAN) && len(k.Unknown) == 0
+}
+
+// mismatch returns what is wrong with a tunnel and its mask in a match, "" if nothing is.
+func (k Tunnel) mismatch(m Tunnel) string {
+	options := func(v, m []byte) bool { return len(m) == 0 || len(m) == len(v) }
+	address := func(a, m netip.Addr) bool { return !a.IsValid() || !m.IsValid() || a.BitLen() == m.BitLen() }
+	switch {
+	case k.InfoBridge || m.InfoBridge:
+		return "ipv4_info_bridge is for actions"
+	case !address(k.Src, m.Src) || !address(k.Dst, m.Dst):
+		return "an address and its mask are of two families"
+	case !options(k.Geneve, m.Geneve) || !options(k.ERSPAN, m.ERSPAN) || m.VXLAN && !k.VXLAN:
+		return "options and their masks differ in length"
+	case len(m.Unknown) > 0 && !slices.EqualFunc(k.Unknown, m.Unknown, func(a, b Attr) bool { return a.Type == b.Type }):
+		return "attributes and their masks differ"
+	}
+	return ""
 }
 
 func zeroAddr(a netip.Addr) bool { return !a.IsValid() || a.IsUnspecified() }

@@ -102,7 +102,8 @@ func (c *Conn) askLink(ctx context.Context, op string, typ, flags uint16, body f
 	if err != nil {
 		return opError(op, err)
 	}
-	route := newConn(c.cfg, sock)
+	route := newConn(c.cfg, sock, 1)
+	defer context.AfterFunc(c.life, func() { _ = route.Close() })()
 	err = route.do(ctx, op, request{family: family{id: typ}, flags: flags, body: body}, visit)
 	return errors.Join(err, route.Close())
 }

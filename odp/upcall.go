@@ -3,8 +3,10 @@ package odp
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -109,6 +111,7 @@ type UpcallReader struct {
 	bufs   [][]byte
 	lens   []int
 
+	mu     sync.Mutex
 	ctx    context.Context // of the last Read, to which disarm belongs
 	disarm func()
 
@@ -158,17 +161,26 @@ func (r *UpcallReader) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.forget() // a context that lives on would keep the reader's memory
 	return r.sock.Close()
 }
 
 // Read waits for upcalls and fills ups with those that there are. It returns after the first, so n is 1 at least unless there
-// is an error: the context's, net.ErrClosed, or one of the socket. Losses and nonsense are counted, not returned: see
-// Stats. Passing the same context each time is what makes it cheap.
+// is an error: the context's, net.ErrClosed, io.ErrShortBuffer if ups is empty, or one of the socket. Losses and nonsense are counted,
+// not returned: see Stats. Passing the same context each time is what makes it cheap.
 func (r *UpcallReader) Read(ctx context.Context, ups []Upcall) (n int, err error) {
+	if len(ups) == 0 {
+		return 0, opError("read upcalls", io.ErrShortBuffer)
+	}
 	if err := r.arm(ctx); err != nil {
 		return 0, err
 	}
 	for n == 0 {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
 		got, err := r.sock.Receive(r.bufs[:min(len(r.bufs), len(ups))], r.lens)
 		switch {
 		case err == nil:
@@ -200,24 +212,28 @@ func (r *UpcallReader) decode(buf []byte, n int, u *Upcall) bool {
 
 // arm has the end of ctx end Read. It does so once for a context that is used again and again.
 func (r *UpcallReader) arm(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.closed.Load() {
 		return net.ErrClosed
 	}
 	if r.ctx == ctx {
 		return nil
 	}
-	if r.disarm != nil {
-		r.disarm()
-	}
-	r.ctx, r.disarm = nil, nil
+	r.forget()
 	if err := r.sock.SetDeadline(time.Time{}); err != nil {
 		return r.cause(ctx, err)
 	}
 	r.ctx, r.disarm = ctx, interruptOn(ctx, r.sock)
 	return nil
+}
+
+// forget undoes what arm did. The caller holds mu.
+func (r *UpcallReader) forget() {
+	if r.disarm != nil {
+		r.disarm()
+	}
+	r.ctx, r.disarm = nil, nil
 }
 
 func (r *UpcallReader) cause(ctx context.Context, err error) error {

@@ -108,11 +108,29 @@ func (d KeyData) Match() (Match, error) {
 	if err != nil {
 		return nil, err
 	}
-	masks := make([]Key, len(keys))
-	for i, k := range keys {
-		masks[i] = exactMask(k)
+	_, ethernet := find(keys, keyEthernet)
+	return layer3(pair(keys, exactMasks(keys, ethernet))), nil
+}
+
+// exactMasks returns the masks that have every bit of a packet's keys match; with llc, of an EtherType too if there is none.
+func exactMasks(keys []Key, llc bool) (masks []Key) {
+	tagged := false
+	for _, k := range keys {
+		mask := exactMask(k)
+		switch k := k.(type) {
+		case EtherType:
+			llc = false
+		case VLAN:
+			tagged = k&vlanPresent != 0
+		case Encap:
+			mask = Encap(exactMasks(k, tagged))
+		}
+		masks = append(masks, mask)
 	}
-	return layer3(pair(keys, masks)), nil
+	if llc {
+		masks = append(masks, EtherType(0xffff))
+	}
+	return masks
 }
 
 // ActionData is an action list as the kernel sent it.
@@ -126,7 +144,7 @@ func (d ActionData) Actions() ([]Action, error) { return decodeActions(d, 0) }
 func EncodeKeys(m Match) KeyData {
 	var e nla.Encoder
 	for _, f := range m {
-		if f.value == nil {
+		if !f.travels() {
 			continue
 		}
 		mark := len(e.B)

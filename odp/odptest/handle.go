@@ -87,7 +87,9 @@ func (k *Kernel) reply(r request, out [][]byte, errno syscall.Errno) {
 		out = append(out, done(r.sock.port, r.seq))
 		for _, m := range out {
 			binary.NativeEndian.PutUint16(m[6:], flags)
-			r.sock.deliver(m)
+		}
+		if !r.sock.list(out) {
+			r.sock.deliver(ack(r.sock.port, r.seq, syscall.EBUSY))
 		}
 	default:
 		for _, m := range out {

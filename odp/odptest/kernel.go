@@ -96,7 +96,7 @@ func (k *Kernel) Dial(o odp.SocketOptions) (odp.Socket, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.nextPort++
-	s := newSocket(k, k.nextPort, o.ReceiveBuffer)
+	s := newSocket(k, k.nextPort, o.ReceiveBuffer, o.Silent)
 	k.sockets[s.port] = s
 	return s, nil
 }

@@ -8,27 +8,33 @@ import (
 	"time"
 )
 
+// datagramSize is what messages of a listing are put together to.
+const datagramSize = 4096
+
 // socket is a queue of datagrams. Readers wait on channels, so it can be used in a bubble of testing/synctest.
 type socket struct {
-	k    *Kernel
-	port uint32
-	room int // bytes that may wait
+	k      *Kernel
+	port   uint32
+	room   int  // bytes that may wait
+	silent bool // losses are neither told nor end queueing
 
 	mu       sync.Mutex
 	queue    [][]byte
 	size     int
-	overrun  bool
+	listing  [][]byte // messages that wait for room in the queue
+	overrun  bool     // a loss is to be told
+	latched  bool     // after a loss nothing is queued until the queue is empty
 	deadline time.Time
 	groups   map[uint32]bool
 	closed   bool
 	changed  chan struct{} // closed and replaced at each change
 }
 
-func newSocket(k *Kernel, port uint32, room int) *socket {
+func newSocket(k *Kernel, port uint32, room int, silent bool) *socket {
 	if room <= 0 {
 		room = 212992
 	}
-	return &socket{k: k, port: port, room: room, groups: make(map[uint32]bool), changed: make(chan struct{})}
+	return &socket{k: k, port: port, room: room, silent: silent, groups: make(map[uint32]bool), changed: make(chan struct{})}
 }
 
 // wake lets readers look again. The caller holds mu.
@@ -41,14 +47,47 @@ func (s *socket) wake() {
 func (s *socket) deliver(b []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.size+len(b) > s.room {
-		s.overrun = s.overrun || !s.closed
+	if s.closed {
 		return false
 	}
+	if s.latched || s.size+len(b) > s.room {
+		s.overrun = s.overrun || !s.latched && !s.silent
+		s.latched = !s.silent
+		return false
+	}
+	s.push(b)
+	return true
+}
+
+// push queues a datagram. The caller holds mu.
+func (s *socket) push(b []byte) {
 	s.queue = append(s.queue, b)
 	s.size += len(b)
 	s.wake()
+}
+
+// list begins a listing, unless one is still going on.
+func (s *socket) list(messages [][]byte) (begun bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.listing) > 0 {
+		return false
+	}
+	s.listing = messages
+	s.fill()
 	return true
+}
+
+// fill queues more of a listing, until half of the room is taken. The caller holds mu.
+func (s *socket) fill() {
+	for len(s.listing) > 0 && s.size <= s.room/2 {
+		var b []byte
+		for len(s.listing) > 0 && (b == nil || len(b)+len(s.listing[0]) <= datagramSize) {
+			b = append(b, s.listing[0]...)
+			s.listing = s.listing[1:]
+		}
+		s.push(b)
+	}
 }
 
 // Send implements odp.Socket.
@@ -89,7 +128,7 @@ func (s *socket) take(bufs [][]byte, lengths []int) (n int, wait chan struct{}, 
 	case s.closed:
 		return 0, nil, nil, net.ErrClosed
 	case s.overrun:
-		s.overrun = false
+		s.overrun, s.latched = false, len(s.queue) > 0
 		return 0, nil, nil, syscall.ENOBUFS
 	}
 	for n < len(bufs) && len(s.queue) > 0 {
@@ -99,6 +138,8 @@ func (s *socket) take(bufs [][]byte, lengths []int) (n int, wait chan struct{}, 
 		lengths[n] = len(b)
 		n++
 	}
+	s.latched = s.latched && len(s.queue) > 0
+	s.fill()
 	if n > 0 || s.deadline.IsZero() {
 		return n, s.changed, nil, nil
 	}
