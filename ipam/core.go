@@ -58,8 +58,7 @@ type core struct {
 	voting    bool
 	voteTicks int                    // for how long
 	joiners   map[peer.Name]struct{} // who changes over to a better ring, as we do
-	awaited   *state                 // a better ring, for which some of ours have not told yet whether they change over
-	urged     time.Time              // when they were last asked
+	awaited   *awaited               // a better ring, for which some of ours have not told yet whether they change over; nil: none is
 	met       meetings
 
 	rules    rules

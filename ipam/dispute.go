@@ -80,7 +80,7 @@ func (c *core) mergeRing(from peer.Name, s state, now time.Time) error {
 	}
 	res, err := c.ring.Merge(s.ring, c.me, c.used)
 	if errors.Is(err, ring.ErrSeeds) && c.prefers(s.ring) {
-		if len(c.unmarked()) > 0 {
+		if len(c.unmarked(now)) > 0 {
 			c.await(s, now)
 		} else {
 			c.leaveRing(s)

@@ -66,43 +66,78 @@ func (c *core) prefers(in *ring.Ring) bool {
 	return better(in.Seeds, c.ring.Seeds)
 }
 
-// unmarked lists those who share our ring, are in reach, and have not told that they change over.
-func (c *core) unmarked() (list []peer.Name) {
+// lingering is for how long a peer out of reach counts as one of us: it may only be restarted.
+const lingering = time.Minute
+
+// unmarked lists those who share our ring, are in reach or were just now, and have not told that they change over.
+func (c *core) unmarked(now time.Time) (list []peer.Name) {
 	for _, p := range c.ring.Owners() {
-		if _, marked := c.joiners[p]; p != c.me && !marked && c.members.reachable(p) {
+		if _, marked := c.joiners[p]; p != c.me && !marked && (c.members.reachable(p) || c.justGone(p, now)) {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-// await keeps the better ring of s until all who share ours have told whether they change over, and asks them: their mark comes with
-// their own state only, which may not come by itself for long. Who is of Weave Net 2.8 answers without.
+// justGone reports whether a peer is out of reach, and not for long. Without a delay for the dead, nobody looks.
+func (c *core) justGone(p peer.Name, now time.Time) bool {
+	since, noted := c.watch.absent[p]
+	return c.watch.after > 0 && (!noted || now.Sub(since) < lingering)
+}
+
+// awaited is a better ring, to which we change over when all who share ours have told that they do, too.
+type awaited struct {
+	state
+	heard time.Time // when that ring was last heard of
+	urge  time.Time // when those are asked again who have not told
+	urged int       // how often they were asked
+}
+
+// await keeps the better ring of s for as long as it goes on being heard of. The best is kept.
 func (c *core) await(s state, now time.Time) {
-	if c.awaited != nil && now.Sub(c.urged) < tick {
+	w := c.awaited
+	if w == nil || better(s.ring.Seeds, w.ring.Seeds) {
+		w = &awaited{}
+		c.awaited = w
+	} else if !slices.Equal(s.ring.Seeds, w.ring.Seeds) {
 		return
 	}
-	c.awaited, c.urged = &s, now
-	for _, p := range c.unmarked() {
+	w.state, w.heard = s, now
+	c.urge(now)
+}
+
+// urge asks those who have not told whether they change over: their mark comes with their own state only, which may not come by
+// itself for long. Whoever is of Weave Net 2.8 answers without one, and is asked less and less often.
+func (c *core) urge(now time.Time) {
+	w := c.awaited
+	if now.Before(w.urge) {
+		return
+	}
+	w.urge = now.Add(tick << min(w.urged, maxPatience))
+	w.urged++
+	for _, p := range c.unmarked(now) {
 		c.out.survey(p)
 	}
 }
 
-// pursueChange changes over to the ring that is awaited as soon as that may be. At a tick it asks again who has not answered.
+// pursueChange changes over to the ring that is awaited as soon as that may be.
 func (c *core) pursueChange(now time.Time) {
-	s := c.awaited
-	if s == nil {
+	w := c.awaited
+	if w == nil {
 		return
 	}
 	switch {
-	case !c.hasRing() || !c.prefers(s.ring):
-		c.awaited = nil // there is another by now
-	case len(c.unmarked()) == 0:
-		_ = c.mergeRing(0, *s, now) // it fits, after we have left ours
+	case c.standing.has(released) || !c.hasRing() || !c.prefers(w.ring) || now.Sub(w.heard) >= forgotten:
+		c.awaited = nil
+	case len(c.unmarked(now)) == 0:
+		_ = c.mergeRing(0, w.state, now) // it fits, after we have left ours
 	default:
-		c.await(*s, now)
+		c.urge(now)
 	}
 }
+
+// forgotten is after what time a ring that is not heard of any more is not changed over to: more than the time between two gossips.
+const forgotten = time.Minute
 
 // noteJoiner keeps the mark of a peer that changes over as we do.
 func (c *core) noteJoiner(s state) {

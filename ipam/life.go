@@ -166,7 +166,6 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 		}
 	}
 	ringBefore, relied := c.ring, c.mayRely()
-	c.pursueChange(now) // somebody may have told that it changes over, too
 	var err error
 	if s.ring != nil {
 		c.inheritContact(s, now)
@@ -179,6 +178,7 @@ func (c *core) receive(from peer.Name, s state, now time.Time) error {
 	} else {
 		c.hear(from, s, now)
 	}
+	c.pursueChange(now) // somebody may have told that it changes over, too
 	if c.ring != ringBefore || c.mayRely() != relied {
 		c.retry(now)
 		c.pursueWants(now)

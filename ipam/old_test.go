@@ -41,9 +41,33 @@ func TestOldPeersKeepTheirRing(t *testing.T) {
 	require.Nil(t, w, "what we have is given out all the while")
 
 	x.members = without{gone: map[peer.Name]bool{p(3): true}}
-	require.NoError(t, meet(time.Minute))
+	x.tick(testTime.Add(time.Minute))
+	require.ErrorIs(t, meet(time.Minute+lingering/2), ring.ErrSeeds, "it may only be restarted")
+	x.tick(testTime.Add(time.Minute + lingering))
 	require.Equal(t, better.Seeds, x.ring.Seeds, "nobody is left behind")
 	require.Len(t, x.listStrays(), 2)
+}
+
+// TestBetterRingIsForgotten: what was awaited, and is gone for long, is not changed over to when at last that might be.
+func TestBetterRingIsForgotten(t *testing.T) {
+	x := actor(t, 2, "10.32.0.0/24", Seed(p(2), p(3)))
+	x.birth = Consensus(2)
+	x.start(testTime)
+	ours := x.ring
+	require.NoError(t, x.receive(p(3), state{ring: ours}, testTime))
+	better := ring.Divide(x.universe, []peer.Name{p(1), p(4)})
+	better.Tokens[0].Free--
+	require.ErrorIs(t, x.receive(p(1), state{ring: better, copyOf: p(1), joins: true}, testTime), ring.ErrSeeds)
+	asked := 0
+	for s := tick; s < time.Hour; s += tick {
+		if s == 30*time.Minute {
+			x.members = without{gone: map[peer.Name]bool{p(1): true, p(3): true, p(4): true}}
+		}
+		x.tick(testTime.Add(s))
+		asked += len(x.takeOut().surveys)
+	}
+	require.Equal(t, ours.Seeds, x.ring.Seeds)
+	require.LessOrEqual(t, asked, 5, "who shares ours was asked less and less often, and no longer than needed")
 }
 
 // TestJoinersTellOfIt: with a new peer beside us that tells that it changes over too, we do.

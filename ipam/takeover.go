@@ -97,6 +97,7 @@ func (c *core) takeOver(from peer.Name, now time.Time) (uint64, error) {
 	c.forgetNicknames()
 	c.out.broadcast = true
 	c.log.Info("took over the address space of a peer", "peer", from, "addresses", n)
+	c.yieldToUsers(now)
 	c.retry(now)
 	return n, nil
 }
@@ -126,7 +127,7 @@ func (c *core) release(known []peer.Name) {
 	c.reclaim.dying = nil
 	c.waiting.fail(fmt.Errorf("ipam: %w", ErrReleased))
 	c.voting, c.elector = false, nil
-	c.disputes = nil
+	c.disputes, c.awaited = nil, nil
 	c.dirty.state = true
 	if heir := c.heir(known); heir != 0 {
 		c.bequeath(heir)

@@ -24,6 +24,7 @@ const maxPatience = 3
 type wanted struct {
 	addr addr.Addr
 	from peer.Name
+	last time.Time // since when it may be asked for again; the zero time if it never was
 }
 
 // asking is what became of the requests for an address.
@@ -45,7 +46,7 @@ func (c *core) wants() (list []wanted) {
 	if c.mayRely() {
 		for ip := range c.doubts.owners {
 			if a := addr.FromNetip(ip); c.keeper(a) != c.me {
-				list = append(list, wanted{a, c.keeper(a)})
+				list = append(list, wanted{addr: a, from: c.keeper(a)})
 			}
 		}
 	}
@@ -54,7 +55,7 @@ func (c *core) wants() (list []wanted) {
 			c.taken.Each(l.Range, func(r addr.Range) bool {
 				for a := r.Start; a.Less(r.End); a = a.Next() {
 					if !c.yielded.Contains(a) {
-						list = append(list, wanted{a, l.To})
+						list = append(list, wanted{addr: a, from: l.To})
 					}
 				}
 				return true
@@ -62,7 +63,7 @@ func (c *core) wants() (list []wanted) {
 		}
 	}
 	for s := range c.strays() {
-		list = append(list, wanted{s.addr, s.owner})
+		list = append(list, wanted{addr: s.addr, from: s.owner})
 	}
 	slices.SortFunc(list, func(x, y wanted) int { return cmp.Or(x.addr.Compare(y.addr), cmp.Compare(x.from, y.from)) })
 	return slices.CompactFunc(list, func(x, y wanted) bool { return x.addr == y.addr })
@@ -70,8 +71,8 @@ func (c *core) wants() (list []wanted) {
 
 // pursueWants asks for what is wanted and was not asked for of late.
 func (c *core) pursueWants(now time.Time) {
-	var next asks
-	defer func() { c.asks = next }()
+	before := c.asks
+	c.asks = asks{}
 	if c.standing.has(released) || !c.hasRing() {
 		return
 	}
@@ -79,32 +80,36 @@ func (c *core) pursueWants(now time.Time) {
 	if len(list) == 0 {
 		return
 	}
-	next = asks{make(map[addr.Addr]asking, len(list)), make(map[peer.Name]int)}
-	reachable := make(map[peer.Name]bool)
+	c.asks = asks{make(map[addr.Addr]asking, len(list)), make(map[peer.Name]int)}
+	due := list[:0]
 	for _, w := range list {
-		a := c.asks.of[w.addr]
+		a := before.of[w.addr]
 		if a.from != w.from {
 			a = asking{from: w.from}
 		}
 		if a.open = a.open && now.Before(a.next); a.open {
-			next.open[w.from]++
+			c.asks.open[w.from]++
 		}
-		next.of[w.addr] = a
-		if _, known := reachable[w.from]; !known {
-			reachable[w.from] = c.members.reachable(w.from)
+		if w.last = a.next; !now.Before(a.next) {
+			due = append(due, w)
+		}
+		c.asks.of[w.addr] = a
+	}
+	slices.SortStableFunc(due, func(x, y wanted) int { return x.last.Compare(y.last) })
+	for _, w := range due { // what was never asked for comes first, then what was not for longest
+		if c.asks.open[w.from] < window && c.members.reachable(w.from) {
+			c.askFor(w, now)
 		}
 	}
-	slices.SortStableFunc(list, func(x, y wanted) int { return next.of[x.addr].next.Compare(next.of[y.addr].next) })
-	for _, w := range list { // what was never asked for comes first, then what was not for longest
-		a := next.of[w.addr]
-		if now.Before(a.next) || next.open[w.from] >= window || !reachable[w.from] {
-			continue
-		}
-		c.out.request(request{want: addr.Single(w.addr), to: []peer.Name{w.from}})
-		a.open, a.next = true, now.Add(tick)
-		next.of[w.addr] = a
-		next.open[w.from]++
-	}
+}
+
+// askFor asks for an address.
+func (c *core) askFor(w wanted, now time.Time) {
+	c.out.request(request{want: addr.Single(w.addr), to: []peer.Name{w.from}})
+	a := c.asks.of[w.addr]
+	a.open, a.next = true, now.Add(tick)
+	c.asks.of[w.addr] = a
+	c.asks.open[w.from]++
 }
 
 // denyWanted follows a denial, and asks for more when all of a window is answered.

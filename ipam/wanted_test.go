@@ -179,6 +179,50 @@ func TestMeetingsEnd(t *testing.T) {
 	}
 }
 
+// TestMeetingsHaveABudget: many rings that are to go, each with somebody who goes on asking, do not keep us from giving out addresses.
+func TestMeetingsHaveABudget(t *testing.T) {
+	x := actor(t, 1, "10.32.0.0/16", Seed(p(1), p(2)))
+	x.start(testTime)
+	stopped := 0
+	for s := range 3600 {
+		now := testTime.Add(time.Duration(s) * time.Second)
+		if s%5 == 0 {
+			x.tick(now)
+		}
+		guest := p(3 + s%16)
+		in := ring.Divide(x.universe, []peer.Name{guest, p(60)})
+		in.Tokens[0].Free -= 10
+		_ = x.receive(0, state{ring: in, copyOf: guest, joins: true}, now)
+		x.prolongMeeting(guest, now)
+		x.takeOut()
+		if !x.mayGive() {
+			stopped++
+		}
+	}
+	const late = 6 * int(tick/time.Second) // each time is over at a tick
+	require.LessOrEqual(t, stopped, 6*int(meetMost/time.Second)+late, "of an hour, in seconds")
+}
+
+// TestGuestsOfTwoRings: who was there first goes on being heard when others come.
+func TestGuestsOfTwoRings(t *testing.T) {
+	x := actor(t, 1, "10.32.0.0/16", Seed(p(1), p(2)))
+	x.start(testTime)
+	for i, seeds := range [][]peer.Name{{p(3), p(4)}, {p(6), p(7)}} {
+		in := ring.Divide(x.universe, seeds)
+		in.Tokens[0].Free -= 10
+		_ = x.receive(0, state{ring: in, copyOf: seeds[0], joins: true}, testTime.Add(time.Duration(i)*time.Second))
+	}
+	x.prolongMeeting(p(3), testTime.Add(4*time.Second))
+	x.tick(testTime.Add(8 * time.Second))
+	require.False(t, x.mayGive())
+	x.tick(testTime.Add(9 * time.Second))
+	require.True(t, x.mayGive())
+	x.yieldToUsers(testTime.Add(10 * time.Second))
+	x.prolongMeeting(p(3), testTime.Add(12*time.Second))
+	x.tick(testTime.Add(15 * time.Second))
+	require.True(t, x.mayGive(), "that one is over")
+}
+
 // TestMeetingLasts as long as those who change over ask for what they use, and not for ever.
 func TestMeetingLasts(t *testing.T) {
 	x := actor(t, 1, "10.32.0.0/16", Seed(p(1), p(2)))
@@ -186,7 +230,7 @@ func TestMeetingLasts(t *testing.T) {
 	in := ring.Divide(x.universe, []peer.Name{p(3), p(4)})
 	in.Tokens[0].Free -= 10
 	_ = x.receive(0, state{ring: in, copyOf: p(3), joins: true}, testTime)
-	for s := range 120 {
+	for s := range 300 {
 		now := testTime.Add(time.Duration(s) * time.Second)
 		x.tick(now)
 		require.Equal(t, now.Sub(testTime) >= meetMost, x.mayGive(), "after %d s", s)
