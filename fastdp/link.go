@@ -67,9 +67,9 @@ func (l *link) init() {
 	l.log = l.d.log.With("peer", l.params.Remote.String(), "overlay", l.name)
 	l.stop, l.wakeup, l.secrets = make(chan struct{}), make(chan struct{}, 1), make(chan []byte, pendingControl)
 	if l.name == Name2 {
-		l.life = newNewLife(l.params.ConnUID, l.d.cfg.MTU)
+		l.life = newProbeLife(l.params.ConnUID, l.d.cfg.MTU)
 	} else {
-		l.life = newOldLife(l.params.ConnUID, l.d.cfg.MTU)
+		l.life = newHeartbeatLife(l.params.ConnUID, l.d.cfg.MTU)
 	}
 }
 

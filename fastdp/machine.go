@@ -34,7 +34,7 @@ type life interface {
 	tick(now time.Time)
 	// next returns when tick is due, the zero time if never.
 	next() time.Time
-	// state is shared by all lives.
+	// common returns the part that all lives have.
 	common() *lifeState
 }
 
@@ -111,8 +111,8 @@ func (s *lifeState) heal() {
 	}
 }
 
-// oldLife is the life of a link of the overlay fastdp: section 5.4 of the fastdp specification.
-type oldLife struct {
+// heartbeatLife is the life of a link of the overlay fastdp: section 5.4 of the fastdp specification.
+type heartbeatLife struct {
 	lifeState
 	uid       uint64
 	length    int // of a heartbeat frame
@@ -122,27 +122,27 @@ type oldLife struct {
 	deadline  time.Time // for the remote's next one; zero while it is past
 }
 
-func newOldLife(uid uint64, mtu int) *oldLife {
-	return &oldLife{uid: uid, length: mtu + overlay.HeaderLen, interval: fastHeartbeat}
+func newHeartbeatLife(uid uint64, mtu int) *heartbeatLife {
+	return &heartbeatLife{uid: uid, length: mtu + overlay.HeaderLen, interval: fastHeartbeat}
 }
 
-func (l *oldLife) common() *lifeState { return &l.lifeState }
+func (l *heartbeatLife) common() *lifeState { return &l.lifeState }
 
-func (l *oldLife) ready(now time.Time) {
+func (l *heartbeatLife) ready(now time.Time) {
 	l.started = true
 	l.heartbeat, l.deadline = now, now.Add(heartbeatTimeout)
 	l.tick(now)
 }
 
-func (l *oldLife) pause(why error) {
+func (l *heartbeatLife) pause(why error) {
 	l.started = false
 	l.hold(why)
 	l.err = why
 }
 
-func (l *oldLife) live() bool { return l.started && !l.failed }
+func (l *heartbeatLife) live() bool { return l.started && !l.failed }
 
-func (l *oldLife) tick(now time.Time) {
+func (l *heartbeatLife) tick(now time.Time) {
 	if !l.live() {
 		return
 	}
@@ -159,7 +159,7 @@ func (l *oldLife) tick(now time.Time) {
 	}
 }
 
-func (l *oldLife) next() time.Time {
+func (l *heartbeatLife) next() time.Time {
 	switch {
 	case !l.live():
 		return time.Time{}
@@ -169,7 +169,7 @@ func (l *oldLife) next() time.Time {
 	return l.deadline
 }
 
-func (l *oldLife) frame(now time.Time, frame []byte) {
+func (l *heartbeatLife) frame(now time.Time, frame []byte) {
 	uid, ok := parseHeartbeat(frame)
 	if !l.live() || !ok || uid != l.uid {
 		return
@@ -182,7 +182,7 @@ func (l *oldLife) frame(now time.Time, frame []byte) {
 	}
 }
 
-func (l *oldLife) control(now time.Time, tag byte, _ []byte) {
+func (l *heartbeatLife) control(now time.Time, tag byte, _ []byte) {
 	if !l.live() || tag != tagHeartbeatAck || l.established {
 		return
 	}

@@ -129,7 +129,7 @@ func (c *Config) validate() error {
 			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := joined(errs); err != nil {
 		return fmt.Errorf("mesh: %w", err)
 	}
 	return nil

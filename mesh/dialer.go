@@ -145,7 +145,7 @@ func (d *dialer) connect(replace bool, texts []string, now time.Time) error {
 			t.next, t.interval, t.never = now, retryFirst, false
 		}
 	}
-	return errors.Join(errs...)
+	return joined(errs)
 }
 
 func (d *dialer) forget(texts []string) {
