@@ -71,6 +71,7 @@ func (l *link) init() {
 	} else {
 		l.life = newHeartbeatLife(l.params.ConnUID, l.d.cfg.MTU)
 	}
+	l.life.common().remote = netip.AddrPortFrom(l.outer.dst, l.udp)
 }
 
 func (l *link) arrival() arrival { return arrival{outer: l.outer.reversed(), udp: l.udp} }
@@ -171,7 +172,8 @@ func (l *link) Status() overlay.LinkStatus {
 	if s.err != nil {
 		st.Reason = s.err.Error()
 	}
-	if st.Next = l.retry; s.onHold && !s.failed && st.Next.IsZero() {
+	st.Next = l.retry
+	if s.onHold && !s.failed && st.Next.IsZero() {
 		st.Next = l.life.next()
 	}
 	st.Offloads = map[string]string{offloadName: l.offloads(&s.test)}

@@ -2,6 +2,8 @@ package fastdp
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
@@ -17,7 +19,7 @@ const (
 	standstill = 250 * time.Millisecond
 )
 
-var errNoHeartbeat = errors.New("no heartbeat for 25 s")
+var errNoHeartbeat = errors.New("no heartbeat")
 
 // life is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done is
 // collected in actions. It is not safe for concurrent use.
@@ -40,6 +42,7 @@ type life interface {
 
 // lifeState is what a link shows of its life.
 type lifeState struct {
+	remote      netip.AddrPort // for the texts of errors; set before the life begins
 	established bool
 	onHold      bool
 	err         error // why it is on hold or has failed
@@ -79,6 +82,11 @@ func (s *lifeState) take(buf []action) []action {
 	taken := s.actions
 	s.actions = buf[:0]
 	return taken
+}
+
+// silence says that something has not come from the remote for a time.
+func (s *lifeState) silence(what error, d time.Duration) error {
+	return fmt.Errorf("%w from %s (UDP) for %s", what, s.remote, d)
 }
 
 // fail ends a life.
@@ -151,7 +159,7 @@ func (l *heartbeatLife) tick(now time.Time) {
 	}
 	if !l.deadline.IsZero() && !now.Before(l.deadline) {
 		l.deadline, l.interval = time.Time{}, slowHeartbeat
-		l.hold(errNoHeartbeat)
+		l.hold(l.silence(errNoHeartbeat, heartbeatTimeout))
 	}
 	if !now.Before(l.heartbeat) {
 		l.heartbeat = now.Add(l.interval)

@@ -23,7 +23,7 @@ const (
 	answersPerSecond = 16 // more probes than that are not answered
 )
 
-var errNoAnswer = errors.New("no answer to probes for 2.5 s")
+var errNoAnswer = errors.New("no answer")
 
 // probeLife is the life of a link of the overlay fastdp2: see fastdp2.md.
 //
@@ -73,7 +73,8 @@ func (l *probeLife) tick(now time.Time) {
 		return
 	}
 	if late := now.Sub(l.next()); late > standstill {
-		if l.lastFull = l.lastFull.Add(late); l.lastFull.After(now) {
+		l.lastFull = l.lastFull.Add(late)
+		if l.lastFull.After(now) {
 			l.lastFull = now
 		}
 	}
@@ -117,7 +118,8 @@ func (l *probeLife) small(now time.Time) bool {
 }
 
 func (l *probeLife) send(now time.Time, length int) {
-	if l.number++; length == l.full {
+	l.number++
+	if length == l.full {
 		l.fulls.sent(l.number)
 	}
 	p := probe{uid: l.uid, kind: kindProbe, number: l.number, sent: now.Sub(l.started)}
@@ -135,7 +137,7 @@ func (l *probeLife) lose(now time.Time) {
 		l.search.begin(probeSmall, l.full)
 	}
 	l.since = time.Time{}
-	reason := errNoAnswer
+	reason := l.silence(errNoAnswer, probeTimeout)
 	if l.small(now) {
 		reason = fmt.Errorf("the path takes packets of up to %d bytes, and %d are needed", l.search.low-overlay.HeaderLen, l.full-overlay.HeaderLen)
 	}
@@ -218,7 +220,8 @@ func (l *probeLife) answered(now time.Time, p probe) {
 	if !l.test.under {
 		l.test.begin(now)
 	}
-	if l.err = l.test.blamed; l.err == nil {
+	l.err = l.test.blamed
+	if l.err == nil {
 		l.healed = now
 		l.heal()
 	}
@@ -254,7 +257,8 @@ func (s *sizeSearch) next() int {
 }
 
 func (s *sizeSearch) passed(size int) {
-	if s.low = max(s.low, size); s.probe != 0 && size >= s.probe {
+	s.low = max(s.low, size)
+	if s.probe != 0 && size >= s.probe {
 		s.probe = 0
 	}
 	s.high = max(s.high, s.low)

@@ -73,7 +73,8 @@ func (r *room) gone(name peer.Name) {
 		return
 	}
 	delete(r.only, name)
-	if r.told[first]--; r.told[first] == 0 {
+	r.told[first]--
+	if r.told[first] == 0 {
 		delete(r.told, first)
 	}
 }

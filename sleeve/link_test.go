@@ -136,7 +136,7 @@ func TestTimeout(t *testing.T) {
 		for _, s := range []*overlaytest.Side{p.A, p.B} {
 			e := <-s.Events
 			require.Equal(t, overlay.Failed, e.Kind)
-			require.ErrorContains(t, e.Err, "no UDP heartbeat")
+			require.ErrorContains(t, e.Err, "no heartbeat from 10.0.0.2:6783 (UDP) for 1m0s")
 			require.Contains(t, s.Link.Status().Reason, "no UDP heartbeat")
 		}
 		require.InDelta(t, 60, time.Since(begin).Seconds(), 10)

@@ -80,7 +80,8 @@ func commonOverlays(ours, theirs []string, outbound bool) []string {
 func (b *Bundle) prepare(p Params, overlays map[string]Overlay, ours []string, send func(tag byte, payload []byte) error) error {
 	common := []string{legacyOverlay}
 	theirs, ok := p.Features[FeatureKey]
-	if b.legacy = !ok; ok {
+	b.legacy = !ok
+	if ok {
 		common = commonOverlays(ours, strings.Fields(theirs), p.Outbound)
 	}
 	if !slices.ContainsFunc(common, func(name string) bool { return overlays[name] != nil }) {

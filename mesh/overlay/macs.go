@@ -130,7 +130,8 @@ func (s *macShard) makeRoom(p peer.Name, now time.Time) (oldest MAC, ok bool) {
 	}
 	entries, counts, most := s.load(), map[peer.Name]int{}, p
 	for _, st := range entries {
-		if counts[st.peer]++; counts[st.peer] > counts[most] {
+		counts[st.peer]++
+		if counts[st.peer] > counts[most] {
 			most = st.peer
 		}
 	}

@@ -79,6 +79,6 @@ func (d *daemon) changeTargets(w http.ResponseWriter, r *http.Request, f func(no
 		err = d.targets.change(d.state, f)
 	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		fail(w, err)
 	}
 }
