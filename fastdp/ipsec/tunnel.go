@@ -156,7 +156,7 @@ func (p *Protection) Control(payload []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if p.closed || p.err != nil || p.t.Key == nil {
-		return // 2.8 sends none without a key, and nobody has to be believed who does
+		return // 2.8 sends none without a key, and whoever does need not be believed
 	}
 	defer g.kick()
 	p.heard = true

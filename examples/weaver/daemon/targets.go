@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// targets is which peers to connect to, in the words of who named them: section 2 of the HTTP specification.
+// targets is which peers to connect to, in the words of the client that named them: section 2 of the HTTP specification.
 type targets struct {
 	Given []string // by the command line
 	Now   []string // after what clients have changed
