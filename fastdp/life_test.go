@@ -307,6 +307,7 @@ func TestProbeLifeMeasuresWhenItCan(t *testing.T) {
 	w.lose = func(int, int) bool { return true }
 	w.run(2 * time.Minute)
 	require.ErrorIs(t, w.lives[0].common().err, errNoAnswer)
+	require.ErrorContains(t, w.lives[0].common().err, "(UDP) for 2.5s")
 	w.lose = func(_, length int) bool { return length > 1000+overlay.HeaderLen }
 	w.run(time.Minute)
 	require.ErrorContains(t, w.lives[0].common().err, "up to 1000 bytes, and 1376 are needed")

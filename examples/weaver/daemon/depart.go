@@ -8,6 +8,7 @@ import (
 
 // leave hands this host's part of the range over to the others, for good: sections 1.8 of the ipam and 4 of the http-api
 // specification. No address is given out here afterwards. It is refused while containers have some: others would get them.
+// Without a range it fails, other than in Weave Net: there is nothing to hand over, and the operator believes that there was.
 func (d *daemon) leave(w http.ResponseWriter, r *http.Request) {
 	if d.ipam == nil {
 		fail(w, errNoRange)
@@ -28,7 +29,8 @@ func (d *daemon) leave(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// takeOver gives this host what a peer had that is gone for good.
+// takeOver gives this host what a peer had that is gone for good. It fails without a range, and for a peer that is not known,
+// for which Weave Net reports success.
 func (d *daemon) takeOver(w http.ResponseWriter, r *http.Request) {
 	if d.ipam == nil {
 		fail(w, errNoRange)
