@@ -62,8 +62,8 @@ type Config struct {
 	Readers int
 	// MaxFlows bounds the number of flows. Beyond it frames are handled one by one. 0 means 262,144.
 	MaxFlows int
-	// Hold is for how long a flow keeps working, as far as it does, after what decides about it is gone: while another peer
-	// restarts, or this one did, which a busy host takes its time for. 0 means a minute, less than 0 none.
+	// Hold is how long existing flows to an unreachable peer are kept, to survive a restart of either end. 0 means a minute, less
+	// than 0 none.
 	Hold time.Duration
 	// Sweep is the time between two looks at all flows. 0 means 5 s.
 	Sweep time.Duration
@@ -92,17 +92,23 @@ func (c Config) withDefaults() Config {
 func (c Config) check() error {
 	switch {
 	case !c.Self.IsValid():
-		return peer.ErrInvalidName
+		return fmt.Errorf("Config.Self is required: %w", peer.ErrInvalidName)
 	case c.Forwarder == nil:
-		return errors.New("no forwarder")
+		return errors.New("Config.Forwarder is required")
 	case c.Forwarder.Self() != c.Self:
-		return fmt.Errorf("a forwarder of %s: %w", c.Forwarder.Self(), peer.ErrInvalidName)
+		return fmt.Errorf("Config.Forwarder is that of %s, not of %s: %w", c.Forwarder.Self(), c.Self, peer.ErrInvalidName)
 	case len(c.Name) > 15 || len(c.UserPort) > 15:
 		return errors.New("a device's name has at most 15 bytes")
 	case c.MTU < minMTU || c.MTU > maxMTU:
 		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
-	case c.Readers < 0 || c.MaxFlows < 0 || c.Sweep < 0 || c.Idle < 0:
-		return errors.New("a number is less than 0")
+	case c.Readers < 0:
+		return errors.New("Config.Readers must not be negative")
+	case c.MaxFlows < 0:
+		return errors.New("Config.MaxFlows must not be negative")
+	case c.Sweep < 0:
+		return errors.New("Config.Sweep must not be negative")
+	case c.Idle < 0:
+		return errors.New("Config.Idle must not be negative")
 	}
 	return nil
 }

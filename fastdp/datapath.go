@@ -122,7 +122,7 @@ func (d *Datapath) Run(ctx context.Context) error {
 		if up && time.Since(began) > maxRestartDelay {
 			delay = restartDelay
 		}
-		d.log.Warn("fastdp: the datapath is set up again", "err", err, "in", delay)
+		d.log.Warn("fastdp: datapath lost, setting it up again", "err", err, "in", delay)
 		d.stats.restarts.Add(1)
 		d.setTrouble(err)
 		select {
@@ -130,7 +130,8 @@ func (d *Datapath) Run(ctx context.Context) error {
 			return nil
 		case <-time.After(delay):
 		}
-		if delay *= 2; delay > maxRestartDelay {
+		delay *= 2
+		if delay > maxRestartDelay {
 			delay = maxRestartDelay
 		}
 	}

@@ -39,7 +39,7 @@
 // # Shares
 //
 // No container and no neighbour can use up what is there for all. A local port has up to 4,096 stations; a local port and a
-// neighbour have a part of the flows, and of the frames that user space sends on. Who has used most of it loses what was idle
+// neighbour have a part of the flows, and of the frames that user space sends on. Whoever has used most of it loses what was idle
 // longest, and what is new has to wait for that. Tunnels have readers of their own, so that heartbeats do not wait behind
 // what a container sends.
 //

@@ -191,7 +191,8 @@ func (l *link) stopped() bool {
 func (l *link) do(a action) {
 	switch a.kind {
 	case doSend:
-		if l.unsent = nil; !l.sendOwn(a.frame) {
+		l.unsent = nil
+		if !l.sendOwn(a.frame) {
 			l.unsent = a.frame
 		}
 	case doControl:

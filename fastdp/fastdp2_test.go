@@ -75,7 +75,7 @@ func TestFastdp2Answers(t *testing.T) {
 	v := readVectors2(t)
 	uid, err := strconv.ParseUint(v.Frames[0].UID, 16, 64)
 	require.NoError(t, err)
-	a, b := newNewLife(uid, 1376), newNewLife(uid, 1376)
+	a, b := newProbeLife(uid, 1376), newProbeLife(uid, 1376)
 	a.ready(epoch)
 	first := a.take(nil)
 	require.Len(t, first, 1)

@@ -123,11 +123,13 @@ func (w *wire) kinds(i int) (kinds []overlay.EventKind) {
 	return kinds
 }
 
-func oldPair(t *testing.T) *wire { return newWire(t, newOldLife(7, 1376), newOldLife(7, 1400)) }
-func newPair(t *testing.T) *wire { return newWire(t, newNewLife(7, 1376), newNewLife(7, 1376)) }
+func oldPair(t *testing.T) *wire {
+	return newWire(t, newHeartbeatLife(7, 1376), newHeartbeatLife(7, 1400))
+}
+func newPair(t *testing.T) *wire { return newWire(t, newProbeLife(7, 1376), newProbeLife(7, 1376)) }
 
-// TestOldLife goes through section 5.4 of the specification.
-func TestOldLife(t *testing.T) {
+// TestHeartbeatLife goes through section 5.4 of the specification.
+func TestHeartbeatLife(t *testing.T) {
 	w := oldPair(t)
 	w.run(time.Second)
 	for i := range 2 {
@@ -153,7 +155,7 @@ func TestOldLife(t *testing.T) {
 	require.NoError(t, w.lives[1].common().err)
 }
 
-func TestOldLifeWithoutAck(t *testing.T) {
+func TestHeartbeatLifeWithoutAck(t *testing.T) {
 	w := oldPair(t)
 	w.lose = func(int, int) bool { return true }
 	w.run(24900 * time.Millisecond)
@@ -188,7 +190,7 @@ func TestStandstill(t *testing.T) {
 }
 
 func TestLivesTakeNoNonsense(t *testing.T) {
-	for _, l := range []life{newOldLife(7, 1376), newNewLife(7, 1376)} {
+	for _, l := range []life{newHeartbeatLife(7, 1376), newProbeLife(7, 1376)} {
 		l.frame(epoch, appendHeartbeat(nil, 7, 1390))
 		l.control(epoch, tagHeartbeatAck, nil)
 		require.Empty(t, l.common().take(nil), "before it is ready")
@@ -201,7 +203,7 @@ func TestLivesTakeNoNonsense(t *testing.T) {
 			probe{uid: 7, kind: kindAnswer, number: 1000, size: 1390}.appendTo(nil, 64),
 			probe{uid: 7, kind: kindAnswer, number: 1, sent: time.Hour, size: 1390}.appendTo(nil, 64),
 		} {
-			if _, old := l.(*oldLife); old && len(frame) == 64 {
+			if _, old := l.(*heartbeatLife); old && len(frame) == 64 {
 				continue // to fastdp these are heartbeats
 			}
 			l.frame(epoch.Add(time.Millisecond), frame)
@@ -218,7 +220,7 @@ func TestLivesTakeNoNonsense(t *testing.T) {
 	}
 }
 
-func TestNewLife(t *testing.T) {
+func TestProbeLife(t *testing.T) {
 	w := newPair(t)
 	w.delay = 20 * time.Millisecond
 	w.run(time.Second)
@@ -243,8 +245,8 @@ func TestNewLife(t *testing.T) {
 	}
 }
 
-// TestNewLifeLoss: it stands a bad path that still carries most frames.
-func TestNewLifeLoss(t *testing.T) {
+// TestProbeLifeLoss: it stands a bad path that still carries most frames.
+func TestProbeLifeLoss(t *testing.T) {
 	w := newPair(t)
 	r := rand.New(rand.NewPCG(1, 2))
 	w.lose = func(int, int) bool { return r.Float64() < 0.1 }
@@ -252,7 +254,7 @@ func TestNewLifeLoss(t *testing.T) {
 	require.Equal(t, []overlay.EventKind{overlay.Established}, w.kinds(0))
 }
 
-func TestNewLifeFlapping(t *testing.T) {
+func TestProbeLifeFlapping(t *testing.T) {
 	w := newPair(t)
 	w.run(time.Second)
 	w.kinds(0)
@@ -280,8 +282,8 @@ func TestNewLifeFlapping(t *testing.T) {
 	require.Less(t, back(), 3*time.Second, "until it has been steady")
 }
 
-// TestNewLifeMeasures finds what passes when full frames do not.
-func TestNewLifeMeasures(t *testing.T) {
+// TestProbeLifeMeasures finds what passes when full frames do not.
+func TestProbeLifeMeasures(t *testing.T) {
 	for _, limit := range []int{100, 700, 1250, 1375} {
 		w := newPair(t)
 		w.run(time.Second)
@@ -290,7 +292,7 @@ func TestNewLifeMeasures(t *testing.T) {
 		w.run(3 * time.Second)
 		require.Equal(t, []overlay.EventKind{overlay.OnHold}, w.kinds(0))
 		w.run(time.Minute)
-		require.Equal(t, limit, w.lives[0].(*newLife).search.low-overlay.HeaderLen)
+		require.Equal(t, limit, w.lives[0].(*probeLife).search.low-overlay.HeaderLen)
 		require.ErrorContains(t, w.lives[0].common().err, "bytes, and 1376 are needed")
 		w.lose = func(int, int) bool { return false }
 		w.run(4 * time.Second)
@@ -298,9 +300,22 @@ func TestNewLifeMeasures(t *testing.T) {
 	}
 }
 
-// TestNewLifeAnswersLittle bounds what a flood of probes brings about.
-func TestNewLifeAnswersLittle(t *testing.T) {
-	l := newNewLife(7, 1376)
+// TestProbeLifeMeasuresWhenItCan: a path that carries nothing says nothing about sizes, however long that takes.
+func TestProbeLifeMeasuresWhenItCan(t *testing.T) {
+	w := newPair(t)
+	w.run(time.Second)
+	w.lose = func(int, int) bool { return true }
+	w.run(2 * time.Minute)
+	require.ErrorIs(t, w.lives[0].common().err, errNoAnswer)
+	require.ErrorContains(t, w.lives[0].common().err, "(UDP) for 2.5s")
+	w.lose = func(_, length int) bool { return length > 1000+overlay.HeaderLen }
+	w.run(time.Minute)
+	require.ErrorContains(t, w.lives[0].common().err, "up to 1000 bytes, and 1376 are needed")
+}
+
+// TestProbeLifeAnswersLittle bounds what a flood of probes brings about.
+func TestProbeLifeAnswersLittle(t *testing.T) {
+	l := newProbeLife(7, 1376)
 	l.ready(epoch)
 	l.take(nil)
 	for i := range 1000 {

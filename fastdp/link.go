@@ -67,10 +67,11 @@ func (l *link) init() {
 	l.log = l.d.log.With("peer", l.params.Remote.String(), "overlay", l.name)
 	l.stop, l.wakeup, l.secrets = make(chan struct{}), make(chan struct{}, 1), make(chan []byte, pendingControl)
 	if l.name == Name2 {
-		l.life = newNewLife(l.params.ConnUID, l.d.cfg.MTU)
+		l.life = newProbeLife(l.params.ConnUID, l.d.cfg.MTU)
 	} else {
-		l.life = newOldLife(l.params.ConnUID, l.d.cfg.MTU)
+		l.life = newHeartbeatLife(l.params.ConnUID, l.d.cfg.MTU)
 	}
+	l.life.common().remote = netip.AddrPortFrom(l.outer.dst, l.udp)
 }
 
 func (l *link) arrival() arrival { return arrival{outer: l.outer.reversed(), udp: l.udp} }
@@ -171,7 +172,8 @@ func (l *link) Status() overlay.LinkStatus {
 	if s.err != nil {
 		st.Reason = s.err.Error()
 	}
-	if st.Next = l.retry; s.onHold && !s.failed && st.Next.IsZero() {
+	st.Next = l.retry
+	if s.onHold && !s.failed && st.Next.IsZero() {
 		st.Next = l.life.next()
 	}
 	st.Offloads = map[string]string{offloadName: l.offloads(&s.test)}

@@ -2,6 +2,8 @@ package fastdp
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/overweave/overweave/mesh/overlay"
@@ -17,7 +19,7 @@ const (
 	standstill = 250 * time.Millisecond
 )
 
-var errNoHeartbeat = errors.New("no heartbeat for 25 s")
+var errNoHeartbeat = errors.New("no heartbeat")
 
 // life is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done is
 // collected in actions. It is not safe for concurrent use.
@@ -34,12 +36,13 @@ type life interface {
 	tick(now time.Time)
 	// next returns when tick is due, the zero time if never.
 	next() time.Time
-	// state is shared by all lives.
+	// common returns the part that all lives have.
 	common() *lifeState
 }
 
 // lifeState is what a link shows of its life.
 type lifeState struct {
+	remote      netip.AddrPort // for the texts of errors; set before the life begins
 	established bool
 	onHold      bool
 	err         error // why it is on hold or has failed
@@ -81,6 +84,11 @@ func (s *lifeState) take(buf []action) []action {
 	return taken
 }
 
+// silence says that something has not come from the remote for a time.
+func (s *lifeState) silence(what error, d time.Duration) error {
+	return fmt.Errorf("%w from %s (UDP) for %s", what, s.remote, d)
+}
+
 // fail ends a life.
 func (s *lifeState) fail(err error) {
 	if s.failed {
@@ -111,8 +119,8 @@ func (s *lifeState) heal() {
 	}
 }
 
-// oldLife is the life of a link of the overlay fastdp: section 5.4 of the fastdp specification.
-type oldLife struct {
+// heartbeatLife is the life of a link of the overlay fastdp: section 5.4 of the fastdp specification.
+type heartbeatLife struct {
 	lifeState
 	uid       uint64
 	length    int // of a heartbeat frame
@@ -122,27 +130,27 @@ type oldLife struct {
 	deadline  time.Time // for the remote's next one; zero while it is past
 }
 
-func newOldLife(uid uint64, mtu int) *oldLife {
-	return &oldLife{uid: uid, length: mtu + overlay.HeaderLen, interval: fastHeartbeat}
+func newHeartbeatLife(uid uint64, mtu int) *heartbeatLife {
+	return &heartbeatLife{uid: uid, length: mtu + overlay.HeaderLen, interval: fastHeartbeat}
 }
 
-func (l *oldLife) common() *lifeState { return &l.lifeState }
+func (l *heartbeatLife) common() *lifeState { return &l.lifeState }
 
-func (l *oldLife) ready(now time.Time) {
+func (l *heartbeatLife) ready(now time.Time) {
 	l.started = true
 	l.heartbeat, l.deadline = now, now.Add(heartbeatTimeout)
 	l.tick(now)
 }
 
-func (l *oldLife) pause(why error) {
+func (l *heartbeatLife) pause(why error) {
 	l.started = false
 	l.hold(why)
 	l.err = why
 }
 
-func (l *oldLife) live() bool { return l.started && !l.failed }
+func (l *heartbeatLife) live() bool { return l.started && !l.failed }
 
-func (l *oldLife) tick(now time.Time) {
+func (l *heartbeatLife) tick(now time.Time) {
 	if !l.live() {
 		return
 	}
@@ -151,7 +159,7 @@ func (l *oldLife) tick(now time.Time) {
 	}
 	if !l.deadline.IsZero() && !now.Before(l.deadline) {
 		l.deadline, l.interval = time.Time{}, slowHeartbeat
-		l.hold(errNoHeartbeat)
+		l.hold(l.silence(errNoHeartbeat, heartbeatTimeout))
 	}
 	if !now.Before(l.heartbeat) {
 		l.heartbeat = now.Add(l.interval)
@@ -159,7 +167,7 @@ func (l *oldLife) tick(now time.Time) {
 	}
 }
 
-func (l *oldLife) next() time.Time {
+func (l *heartbeatLife) next() time.Time {
 	switch {
 	case !l.live():
 		return time.Time{}
@@ -169,7 +177,7 @@ func (l *oldLife) next() time.Time {
 	return l.deadline
 }
 
-func (l *oldLife) frame(now time.Time, frame []byte) {
+func (l *heartbeatLife) frame(now time.Time, frame []byte) {
 	uid, ok := parseHeartbeat(frame)
 	if !l.live() || !ok || uid != l.uid {
 		return
@@ -182,7 +190,7 @@ func (l *oldLife) frame(now time.Time, frame []byte) {
 	}
 }
 
-func (l *oldLife) control(now time.Time, tag byte, _ []byte) {
+func (l *heartbeatLife) control(now time.Time, tag byte, _ []byte) {
 	if !l.live() || tag != tagHeartbeatAck || l.established {
 		return
 	}

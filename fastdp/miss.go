@@ -14,7 +14,7 @@ const (
 	missBatch = 64
 
 	// spreadPerSecond bounds the frames in a second that user space sends on for want of a lasting flow: those to unknown
-	// stations, those that tell of memberships, and those of who has used up a share of the flows. More are dropped.
+	// stations, those that tell of memberships, and those of whoever has used up a share of the flows. More are dropped.
 	spreadPerSecond = 16384
 )
 

@@ -41,7 +41,8 @@ func (o *tunnels) Prepare(p overlay.Params) (overlay.Link, error) {
 	if err := o.check(p, l.outer); err != nil {
 		return nil, fmt.Errorf("fastdp: %w", err)
 	}
-	if l.udp = o.d.cfg.Port; p.Outbound {
+	l.udp = o.d.cfg.Port
+	if p.Outbound {
 		l.udp = p.RemoteAddr.Port() + 1
 	}
 	l.init()

@@ -39,7 +39,7 @@ func (d *Datapath) AddPort(ctx context.Context, device string) error {
 	return d.readPorts(ctx, k)
 }
 
-// RemovePort takes a device out of the datapath. That it is not there is no error.
+// RemovePort takes a device out of the datapath. Removing one that is not there is not an error.
 func (d *Datapath) RemovePort(ctx context.Context, device string) error {
 	d.want(device, false)
 	k := d.kernel.Load()
@@ -88,7 +88,8 @@ func (d *Datapath) wantTunnel(udp uint16) {
 func (d *Datapath) leaveTunnel(udp uint16) {
 	d.wantMu.Lock()
 	defer d.wantMu.Unlock()
-	if d.udp[udp]--; d.udp[udp] <= 0 {
+	d.udp[udp]--
+	if d.udp[udp] <= 0 {
 		delete(d.udp, udp)
 	}
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // One container, or one neighbour, is not to use up what is there for all: each has a share of the flows, and of what user
-// space does frame by frame. Who has most of a share used is relieved of what was idle longest.
+// space does frame by frame. Whoever has used most of a share loses the flows that were idle longest.
 const (
 	localOrigins  = 512 // local ports with higher numbers share with others
 	tunnelOrigins = 512 // neighbours share by chance

@@ -69,7 +69,8 @@ func (s *session) endTunnels(ctx context.Context, now time.Time) error {
 		}
 		unused[udp], over = since, over || now.Sub(since) >= s.cfg.Hold
 	}
-	if s.unused = unused; !over {
+	s.unused = unused
+	if !over {
 		return nil
 	}
 	s.portsMu.Lock()

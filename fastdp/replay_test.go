@@ -147,6 +147,7 @@ func TestOldPeer(t *testing.T) {
 		time.Sleep(26 * time.Second)
 		o.settle()
 		require.Contains(t, o.bundle.Statuses()[0].Reason, "no heartbeat")
+		require.NotContains(t, o.bundle.Statuses()[0].Reason, "invalid", "it names the remote")
 		o.replay("upcall_miss_heartbeat")
 		require.Empty(t, o.bundle.Statuses()[0].Reason, "back at once")
 	})

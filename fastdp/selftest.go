@@ -79,7 +79,7 @@ func (t *selfTest) failed() bool { return t.tested() && t.result != nil }
 func (t *selfTest) tested() bool { return t.done && !errors.As(t.result, new(untested)) }
 
 // tickTest sends what is due of a self-test. That nothing of it has arrived means something only if probes do arrive.
-func (l *newLife) tickTest(now time.Time) {
+func (l *probeLife) tickTest(now time.Time) {
 	t := &l.test
 	if !t.under || now.Before(t.due) {
 		return
@@ -100,7 +100,7 @@ func (l *newLife) tickTest(now time.Time) {
 }
 
 // judged takes what the remote says of a segment.
-func (l *newLife) judged(now time.Time, p probe) {
+func (l *probeLife) judged(now time.Time, p probe) {
 	t := &l.test
 	if !t.under || t.tries == 0 || p.number < t.first || p.number > t.number || p.part < 1 || p.part > testParts {
 		return // nothing that we wait for
@@ -118,7 +118,7 @@ func (l *newLife) judged(now time.Time, p probe) {
 	}
 }
 
-func (l *newLife) judge(now time.Time, err error) {
+func (l *probeLife) judge(now time.Time, err error) {
 	if l.test.over(now, err); err == nil {
 		l.test.blamed = nil
 	}

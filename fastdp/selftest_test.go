@@ -111,7 +111,7 @@ func TestSelfTestBadPath(t *testing.T) {
 
 // TestSelfTestCannot: a frame that could not be sent says nothing of the path.
 func TestSelfTestCannot(t *testing.T) {
-	l := newNewLife(7, 1376)
+	l := newProbeLife(7, 1376)
 	l.ready(epoch)
 	l.take(nil)
 	l.frame(epoch, probe{uid: 7, kind: kindAnswer, number: 1, size: 1390}.appendTo(nil, probeSmall))
@@ -134,7 +134,7 @@ func TestSelfTestCannot(t *testing.T) {
 }
 
 func TestVerdictsThatNobodyWaitsFor(t *testing.T) {
-	l := newNewLife(7, 1376)
+	l := newProbeLife(7, 1376)
 	verdict := func(number uint32, part byte, right bool) {
 		l.frame(epoch, probe{uid: 7, kind: kindVerdict, number: number, part: part, right: right}.appendTo(nil, probeSmall))
 	}
@@ -191,7 +191,7 @@ func TestFastdp2SelfTest(t *testing.T) {
 	frame, segment := testFrame(probe{uid: uid, kind: kindTest, number: v.Number, sent: time.Duration(v.Sent)}, v.MTU)
 	require.Equal(t, v.Unfinished, hex.EncodeToString(frame[:testPayload+verdictEnd]))
 	require.Equal(t, v.Segment, segment)
-	l := newNewLife(uid, v.MTU)
+	l := newProbeLife(uid, v.MTU)
 	l.ready(epoch)
 	l.take(nil)
 	for i, f := range finish(frame, segment) {
@@ -214,7 +214,7 @@ func FuzzSelfTest(f *testing.F) {
 	}
 	f.Add(frame[:testPayload])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		l := newNewLife(7, minMTU)
+		l := newProbeLife(7, minMTU)
 		l.ready(epoch)
 		l.take(nil)
 		l.frame(epoch, b)

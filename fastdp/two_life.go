@@ -23,13 +23,13 @@ const (
 	answersPerSecond = 16 // more probes than that are not answered
 )
 
-var errNoAnswer = errors.New("no answer to probes for 2.5 s")
+var errNoAnswer = errors.New("no answer")
 
-// newLife is the life of a link of the overlay fastdp2: see fastdp2.md.
+// probeLife is the life of a link of the overlay fastdp2: see fastdp2.md.
 //
 //	ready --> probing --answer to a full probe--> ESTABLISHED, in use
 //	in use --no full probe answered for 2.5 s, or paused--> ON HOLD --full probes answered for a while--> in use
-type newLife struct {
+type probeLife struct {
 	lifeState
 	uid     uint64
 	full    int // length of a probe as long as the longest frames
@@ -48,32 +48,33 @@ type newLife struct {
 	search sizeSearch
 }
 
-func newNewLife(uid uint64, mtu int) *newLife {
-	return &newLife{uid: uid, full: min(mtu+overlay.HeaderLen, maxProbeLength), steady: steadyMin, answers: limiter{perSecond: answersPerSecond}}
+func newProbeLife(uid uint64, mtu int) *probeLife {
+	return &probeLife{uid: uid, full: min(mtu+overlay.HeaderLen, maxProbeLength), steady: steadyMin, answers: limiter{perSecond: answersPerSecond}}
 }
 
-func (l *newLife) common() *lifeState { return &l.lifeState }
+func (l *probeLife) common() *lifeState { return &l.lifeState }
 
-func (l *newLife) live() bool { return !l.started.IsZero() && !l.failed }
+func (l *probeLife) live() bool { return !l.started.IsZero() && !l.failed }
 
-func (l *newLife) ready(now time.Time) {
+func (l *probeLife) ready(now time.Time) {
 	l.started, l.due, l.lastFull = now, now, now
 	l.tick(now)
 }
 
-func (l *newLife) pause(why error) {
+func (l *probeLife) pause(why error) {
 	l.started, l.since = time.Time{}, time.Time{}
 	l.hold(why)
 	l.err = why
 	l.test.end()
 }
 
-func (l *newLife) tick(now time.Time) {
+func (l *probeLife) tick(now time.Time) {
 	if !l.live() {
 		return
 	}
 	if late := now.Sub(l.next()); late > standstill {
-		if l.lastFull = l.lastFull.Add(late); l.lastFull.After(now) {
+		l.lastFull = l.lastFull.Add(late)
+		if l.lastFull.After(now) {
 			l.lastFull = now
 		}
 	}
@@ -96,20 +97,29 @@ func (l *newLife) tick(now time.Time) {
 	}
 	if now.Sub(l.lastFull) >= 2*probeUsual { // is it the length?
 		l.send(now, probeSmall)
-		if size := l.search.next(); size != 0 && l.small(now) {
-			l.send(now, size)
+		if l.small(now) {
+			l.measure(now)
 		}
 	}
 	l.due = now.Add(interval)
 }
 
+// measure looks for the longest frame that passes. What is not answered counts as too long, so it is of use only while short
+// probes are answered.
+func (l *probeLife) measure(now time.Time) {
+	if size := l.search.next(); size != 0 {
+		l.send(now, size)
+	}
+}
+
 // small reports whether short probes are answered now.
-func (l *newLife) small(now time.Time) bool {
+func (l *probeLife) small(now time.Time) bool {
 	return !l.lastAny.IsZero() && now.Sub(l.lastAny) < probeTimeout
 }
 
-func (l *newLife) send(now time.Time, length int) {
-	if l.number++; length == l.full {
+func (l *probeLife) send(now time.Time, length int) {
+	l.number++
+	if length == l.full {
 		l.fulls.sent(l.number)
 	}
 	p := probe{uid: l.uid, kind: kindProbe, number: l.number, sent: now.Sub(l.started)}
@@ -117,7 +127,7 @@ func (l *newLife) send(now time.Time, length int) {
 }
 
 // lose puts the link on hold, and says why.
-func (l *newLife) lose(now time.Time) {
+func (l *probeLife) lose(now time.Time) {
 	if !l.onHold || l.err == l.test.blamed {
 		if !l.healed.IsZero() && now.Sub(l.healed) < flapWindow {
 			l.steady = min(2*l.steady, steadyMax)
@@ -127,7 +137,7 @@ func (l *newLife) lose(now time.Time) {
 		l.search.begin(probeSmall, l.full)
 	}
 	l.since = time.Time{}
-	reason := errNoAnswer
+	reason := l.silence(errNoAnswer, probeTimeout)
 	if l.small(now) {
 		reason = fmt.Errorf("the path takes packets of up to %d bytes, and %d are needed", l.search.low-overlay.HeaderLen, l.full-overlay.HeaderLen)
 	}
@@ -136,7 +146,7 @@ func (l *newLife) lose(now time.Time) {
 	l.test.end()
 }
 
-func (l *newLife) next() time.Time {
+func (l *probeLife) next() time.Time {
 	if !l.live() {
 		return time.Time{}
 	}
@@ -150,7 +160,7 @@ func (l *newLife) next() time.Time {
 	return next
 }
 
-func (l *newLife) frame(now time.Time, frame []byte) {
+func (l *probeLife) frame(now time.Time, frame []byte) {
 	p, ok := parseProbe(frame)
 	if !ok {
 		p, ok = parseTest(frame)
@@ -173,7 +183,7 @@ func (l *newLife) frame(now time.Time, frame []byte) {
 }
 
 // answer answers a frame, unless that is too often.
-func (l *newLife) answer(now time.Time, p probe, frame []byte) {
+func (l *probeLife) answer(now time.Time, p probe, frame []byte) {
 	if l.answers.allow(now) {
 		p.size = uint16(len(frame))
 		l.do(action{kind: doSend, frame: p.appendTo(nil, probeSmall)})
@@ -181,7 +191,7 @@ func (l *newLife) answer(now time.Time, p probe, frame []byte) {
 }
 
 // answered takes the answer to a probe of ours.
-func (l *newLife) answered(now time.Time, p probe) {
+func (l *probeLife) answered(now time.Time, p probe) {
 	rtt := now.Sub(l.started) - p.sent
 	if rtt < 0 || rtt > probeTimeout || p.number > l.number {
 		return // to none that we wait for
@@ -210,14 +220,15 @@ func (l *newLife) answered(now time.Time, p probe) {
 	if !l.test.under {
 		l.test.begin(now)
 	}
-	if l.err = l.test.blamed; l.err == nil {
+	l.err = l.test.blamed
+	if l.err == nil {
 		l.healed = now
 		l.heal()
 	}
 }
 
 // control takes none: all is said by probes and answers.
-func (l *newLife) control(time.Time, byte, []byte) {}
+func (l *probeLife) control(time.Time, byte, []byte) {}
 
 // sizeSearch finds the longest frame that passes, by halves. The zero value has nothing to find.
 type sizeSearch struct {
@@ -246,7 +257,8 @@ func (s *sizeSearch) next() int {
 }
 
 func (s *sizeSearch) passed(size int) {
-	if s.low = max(s.low, size); s.probe != 0 && size >= s.probe {
+	s.low = max(s.low, size)
+	if s.probe != 0 && size >= s.probe {
 		s.probe = 0
 	}
 	s.high = max(s.high, s.low)

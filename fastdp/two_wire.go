@@ -30,7 +30,7 @@ type probe struct {
 	uid    uint64
 	kind   byte
 	number uint32
-	sent   time.Duration // by the clock of who sent the probe
+	sent   time.Duration // by the clock of the probe's sender
 	size   uint16        // answer: length of the probe as it arrived
 	part   byte          // test, verdict: number of the segment, from 1
 	right  bool          // verdict: the segment's checksums were right

@@ -87,7 +87,7 @@ func TestHeartbeatVectors(t *testing.T) {
 	for _, c := range readVectors(t).Heartbeat.Cases {
 		uid, err := strconv.ParseUint(c.UID, 16, 64)
 		require.NoError(t, err)
-		life := newOldLife(uid, c.MTU)
+		life := newHeartbeatLife(uid, c.MTU)
 		life.ready(epoch)
 		acts := life.take(nil)
 		require.Len(t, acts, 1)
@@ -112,7 +112,7 @@ func TestHeartbeatVectors(t *testing.T) {
 
 func TestControlVectors(t *testing.T) {
 	for _, c := range readVectors(t).Control.Cases {
-		life := newOldLife(1, 576)
+		life := newHeartbeatLife(1, 576)
 		life.ready(epoch)
 		life.take(nil)
 		life.frame(epoch, appendHeartbeat(nil, 1, 590))

@@ -41,9 +41,12 @@ func TestOldPeersKeepTheirRing(t *testing.T) {
 	require.Nil(t, w, "what we have is given out all the while")
 
 	x.members = without{gone: map[peer.Name]bool{p(3): true}}
-	x.tick(testTime.Add(time.Minute))
-	require.ErrorIs(t, meet(time.Minute+lingering/2), ring.ErrSeeds, "it may only be restarted")
-	x.tick(testTime.Add(time.Minute + lingering))
+	for at := tick; at < lingering; at += tick {
+		x.tick(testTime.Add(at))
+		require.ErrorIs(t, meet(at), ring.ErrSeeds, "it may only be restarted")
+	}
+	x.tick(testTime.Add(lingering))
+	x.tick(testTime.Add(lingering + tick))
 	require.Equal(t, better.Seeds, x.ring.Seeds, "nobody is left behind")
 	require.Len(t, x.listStrays(), 2)
 }

@@ -135,7 +135,7 @@ func (c *channel) fault(what string, err error) {
 	c.stats.faults.Add(1)
 	text := what + ": " + err.Error()
 	c.stats.lastFault.Store(&text)
-	c.router.cfg.Log.Warn("gossip channel", "channel", c.name, "in", what, "err", err)
+	c.router.cfg.Log.Warn("gossip receiver failed", "channel", c.name, "in", what, "err", err)
 }
 
 // deliver queues what has come from the network; if the queue is full it is dropped.

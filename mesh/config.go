@@ -35,11 +35,13 @@ type Config struct {
 	// Nickname is for people, the host's name for example. It may be empty.
 	Nickname string
 	// Listen is the address and TCP port to listen on. A specific address is also the source of outgoing connections. Port
-	// 0 means any that is free. The invalid AddrPort means not to listen.
+	// 0 means any that is free. The unspecified address, such as [::], means all addresses. The invalid AddrPort, which is the
+	// zero value, means not to listen; for sleeve.Listen it means all addresses.
 	Listen netip.AddrPort
 	// Password is the secret of the mesh. Empty means none: connections in the clear.
 	Password []byte
-	// Targets are the peers to connect to from the start, as "host" or "host:port". See [Router.Connect].
+	// Targets are the peers to connect to from the start, as "host" or "host:port". See [Router.Connect], and
+	// [CheckTarget].
 	Targets []string
 	// DefaultPort is for targets without a port, and for peers known by their address only. Zero means 6783.
 	DefaultPort uint16
@@ -105,7 +107,7 @@ func (c Config) withDefaults() Config {
 func (c *Config) validate() error {
 	var errs []error
 	if !c.Name.IsValid() {
-		errs = append(errs, peer.ErrInvalidName)
+		errs = append(errs, fmt.Errorf("Config.Name is required: %w", peer.ErrInvalidName))
 	}
 	if c.ShortID > peer.MaxShortID {
 		errs = append(errs, fmt.Errorf("%w %d", peer.ErrInvalidShortID, c.ShortID))
@@ -117,7 +119,7 @@ func (c *Config) validate() error {
 		errs = append(errs, fmt.Errorf("minimum protocol version %d, want 1 to %d", c.MinProtocol, maxProtocol))
 	}
 	if c.GossipInterval < 0 {
-		errs = append(errs, fmt.Errorf("gossip interval %s", c.GossipInterval))
+		errs = append(errs, fmt.Errorf("Config.GossipInterval must not be negative: %s", c.GossipInterval))
 	}
 	for _, subnet := range c.TrustedSubnets {
 		if !subnet.IsValid() {
@@ -125,11 +127,11 @@ func (c *Config) validate() error {
 		}
 	}
 	for _, t := range c.Targets {
-		if _, err := parseTarget(t); err != nil {
+		if err := CheckTarget(t); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := joined(errs); err != nil {
 		return fmt.Errorf("mesh: %w", err)
 	}
 	return nil

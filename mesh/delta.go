@@ -151,7 +151,7 @@ type stamp struct {
 	version uint64
 }
 
-// covers reports whether one who has s learns nothing from e.
+// covers reports whether a peer that has s learns nothing from e.
 func (s stamp) covers(e *entry) bool {
 	return s.version > e.version || s.version == e.version && s.uid >= e.uid
 }
@@ -205,7 +205,7 @@ func (t *topology) covered(stamps []stamp) (names []peer.Name) {
 	return names
 }
 
-// compare says what of ours one who has these versions lacks, and of which peers it has newer ones. theirs is as parseStamps
+// compare says what of ours a peer with these versions lacks, and of which peers it has newer ones. theirs is as parseStamps
 // returns it.
 func (t *topology) compare(theirs []stamp) (lacking, newer []peer.Name) {
 	for _, e := range t.entries {

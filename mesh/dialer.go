@@ -50,6 +50,13 @@ type endpoint struct {
 	port uint16     // 0: not given
 }
 
+// CheckTarget returns an error if text cannot be a target of [Config] or [Router.Connect]: "host" or "host:port", where host is
+// a name, an IPv4 address, or an IPv6 address, in brackets if a port follows. Names are not resolved.
+func CheckTarget(text string) error {
+	_, err := parseTarget(text)
+	return err
+}
+
 // parseTarget reads "host", "host:port", an IPv6 address, or one in brackets with a port.
 func parseTarget(text string) (endpoint, error) {
 	bad := fmt.Errorf("invalid peer address %q: want host or host:port", text)
@@ -145,7 +152,7 @@ func (d *dialer) connect(replace bool, texts []string, now time.Time) error {
 			t.next, t.interval, t.never = now, retryFirst, false
 		}
 	}
-	return errors.Join(errs...)
+	return joined(errs)
 }
 
 func (d *dialer) forget(texts []string) {

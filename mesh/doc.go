@@ -40,7 +40,8 @@
 //     that leads to a connected peer is not dialled.
 //   - Two other peers with one name are noticed, and their targets tried now and then.
 //   - Targets of the operator that do not answer are dialled every 10 to 30 s at the latest; Weave Net waits up to 9 minutes.
-//   - Attempts to connect, and questions for a host name, end after 10 s.
+//   - Questions for a host name end after 10 s, and so does each attempt to connect to one of its addresses, of which 16 are
+//     tried at most.
 //   - Unicasts do not go back where they came from, nor do broadcasts of unknown channels.
 //
 // # Reading the source

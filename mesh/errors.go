@@ -38,3 +38,15 @@ var (
 	errPeerClosed = errors.New("closed by the other end")
 	errEnding     = errors.New("the connection ends")
 )
+
+// joined wraps all of errs, as errors.Join does, but in one line: status reports have a line for each connection.
+func joined(errs []error) (all error) {
+	for _, err := range errs {
+		if all == nil {
+			all = err
+		} else {
+			all = fmt.Errorf("%w; %w", all, err)
+		}
+	}
+	return all
+}

@@ -94,7 +94,8 @@ func (g *graph) renumbered(names []peer.Name) []int32 {
 		for i < len(names) && names[i] < name {
 			i++
 		}
-		if now[old] = nowhere; i < len(names) && names[i] == name {
+		now[old] = nowhere
+		if i < len(names) && names[i] == name {
 			now[old] = int32(i)
 		}
 	}
@@ -219,7 +220,8 @@ func (w *walk) run(src, stop int32) bool {
 				if w.hop == nil {
 					continue
 				}
-				if w.hop[q] = q; p != w.from {
+				w.hop[q] = q
+				if p != w.from {
 					w.hop[q] = w.hop[p]
 				}
 			}

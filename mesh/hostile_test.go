@@ -60,6 +60,7 @@ func TestHostileHalfIntroductions(t *testing.T) {
 		require.NotZero(t, one.Status().Refused)
 		time.Sleep(introLimit)
 		require.Zero(t, one.setUps.Load())
+		require.NotEmpty(t, one.Status().Ended)
 		for _, e := range one.Status().Ended {
 			require.ErrorIs(t, e.Err, errSilence)
 		}

@@ -253,7 +253,7 @@ func (l *link) onOverlay(e overlay.Event) {
 	}
 }
 
-// beat shows a sign of life, and is called again after a while. It or who stops the timer says that it is done.
+// beat shows a sign of life, and is called again after a while. It, or whoever stops the timer, says that it is done.
 func (l *link) beat() {
 	if l.ctx.Err() != nil {
 		l.beating.Done()

@@ -13,7 +13,7 @@ type Network interface {
 	Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	// Dial connects from a local address, or from any if that is invalid or unspecified. It returns when ctx ends.
 	Dial(ctx context.Context, from netip.Addr, to netip.AddrPort) (net.Conn, error)
-	// Resolve returns the addresses of a host name, of both families.
+	// Resolve returns the addresses of a host name, of both families: at least one if err is nil.
 	Resolve(ctx context.Context, host string) ([]netip.Addr, error)
 }
 

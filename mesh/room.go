@@ -2,13 +2,13 @@ package mesh
 
 import "github.com/overweave/overweave/mesh/peer"
 
-// What others tell of the mesh is bounded, and one who invents peers shall not keep those out that exist. What finds no room
+// What others tell of the mesh is bounded, and a peer that invents others must not keep out those that exist. What finds no room
 // is left out; no connection is closed for it, since whoever tells us may have been told. When there is room again, digests
 // differ, and it comes.
 const (
 	// maxPeers bounds the topology.
 	maxPeers = 1 << 14
-	// openRoom is up to where everybody is taken in of whom somebody tells, be it that some peer lists a connection to it.
+	// openRoom: up to as many peers, every one is taken in that another tells of, if only by listing a connection to it.
 	openRoom = maxPeers / 2
 	// linkRoom is of how many more each connection may tell of which no other one tells.
 	linkRoom = maxPeers / 16
@@ -73,7 +73,8 @@ func (r *room) gone(name peer.Name) {
 		return
 	}
 	delete(r.only, name)
-	if r.told[first]--; r.told[first] == 0 {
+	r.told[first]--
+	if r.told[first] == 0 {
 		delete(r.told, first)
 	}
 }

@@ -186,7 +186,7 @@ func (r *Router) awaitReceivers() error {
 			errs = append(errs, fmt.Errorf("mesh: channel %s: %w", c.name, ErrReceiver))
 		}
 	}
-	return errors.Join(errs...)
+	return joined(errs)
 }
 
 // spawn starts a goroutine for a link, unless the router ends.
@@ -252,7 +252,10 @@ func (r *Router) reach(ctx context.Context, t *target) (*link, error) {
 		}
 		errs = append(errs, err)
 	}
-	return nil, errors.Join(errs...)
+	if len(errs) == 0 {
+		return nil, fmt.Errorf("no addresses for %s", t.endpoint.host)
+	}
+	return nil, joined(errs)
 }
 
 func (r *Router) resolve(ctx context.Context, host string) ([]netip.Addr, error) {

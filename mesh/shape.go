@@ -54,7 +54,8 @@ func (e *engine) deepen(wish int, settled bool, now time.Time) int {
 		return wish
 	}
 	steps := depth(limit, len(e.graph.entries))
-	if e.dist = e.graph.distances(); int(slices.Max(e.dist)) <= steps {
+	e.dist = e.graph.distances()
+	if int(slices.Max(e.dist)) <= steps {
 		return wish
 	}
 	e.dialling.soon(now.Add(time.Second + time.Duration(randomInt(int(time.Second)))))

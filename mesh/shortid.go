@@ -74,7 +74,8 @@ func (t *shortTable) remove(e *entry) {
 // withdraw takes a peer out of those that claim an id which they do not own.
 func (t *shortTable) withdraw(id peer.ShortID, name peer.Name) {
 	left := slices.DeleteFunc(t.others[id], func(n peer.Name) bool { return n == name })
-	if t.others[id] = left; len(left) == 0 {
+	t.others[id] = left
+	if len(left) == 0 {
 		delete(t.others, id)
 	}
 }

@@ -242,7 +242,8 @@ func (r *Router) Status() Status {
 	st.Channels = append(st.Channels, r.counter.topology.status(topologyChannel))
 	established := map[*link]bool{}
 	r.look(func(d *dialer, e *engine) {
-		if st.Targets = d.status(); e == nil {
+		st.Targets = d.status()
+		if e == nil {
 			return
 		}
 		for _, l := range e.links {
@@ -284,7 +285,8 @@ func (d *dialer) status() (list []TargetStatus) {
 			st.Reason = t.err.Error()
 		}
 		if t.state == targetWaiting {
-			if st.Next = t.next; t.never {
+			st.Next = t.next
+			if t.never {
 				st.State, st.Next = "never", time.Time{}
 			}
 		}

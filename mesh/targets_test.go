@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"context"
 	"net/netip"
 	"testing"
 	"testing/synctest"
@@ -58,6 +59,37 @@ func TestTargetsByName(t *testing.T) {
 		require.Equal(t, map[peer.Name]netip.Addr{name(3): host(3)}, connected(one))
 		one.stop()
 		three.stop()
+	})
+}
+
+// emptyNames is a network in which the name "nobody" stands for no address, and that is no error.
+type emptyNames struct{ Network }
+
+func (n emptyNames) Resolve(ctx context.Context, host string) ([]netip.Addr, error) {
+	if host == "nobody" {
+		return nil, nil
+	}
+	return n.Network.Resolve(ctx, host)
+}
+
+// TestTargetsWithoutAddress: a name that stands for nothing is a reason like others, and several reasons are one line.
+func TestTargetsWithoutAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := meshtest.NewNetwork(time.Millisecond)
+		n.SetName("gone", host(71), host(72))
+		c := inMemory6(n, 1, "nobody", "gone")
+		c.Network = emptyNames{c.Network}
+		one := start(t, c)
+		time.Sleep(time.Second)
+		reasons := map[string]string{}
+		for _, target := range one.Status().Targets {
+			reasons[target.Address] = target.Reason
+		}
+		require.Contains(t, reasons["nobody:6783"], "no addresses for nobody")
+		require.Contains(t, reasons["gone:6783"], host(71).String())
+		require.Contains(t, reasons["gone:6783"], host(72).String())
+		require.NotContains(t, reasons["gone:6783"], "\n")
+		one.stop()
 	})
 }
 

@@ -2,7 +2,7 @@ package mesh
 
 import "time"
 
-// task is something the engine does when it is due. Who wants it earlier than it is set moves it forward.
+// task is something the engine does when it is due. Whoever wants it earlier moves it forward.
 type task struct {
 	at   time.Time // when it is due; zero if it is not
 	last time.Time // when it was done

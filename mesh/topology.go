@@ -231,7 +231,8 @@ func (t *topology) addUnknown(update []*entry, from peer.Name) map[peer.Name]*en
 func (t *topology) hold(name peer.Name) { t.refs[name]++ }
 
 func (t *topology) release(name peer.Name) {
-	if t.refs[name]--; t.refs[name] <= 0 {
+	t.refs[name]--
+	if t.refs[name] <= 0 {
 		delete(t.refs, name)
 	}
 }

@@ -205,7 +205,8 @@ func (f *fieldValues) set(r *gobwire.Reader, field gobField) error {
 	case fieldVersion:
 		f.version = r.Uint()
 	case fieldShortID:
-		if f.shortID = r.Uint(); f.shortID > 1<<16-1 {
+		f.shortID = r.Uint()
+		if f.shortID > 1<<16-1 {
 			return fmt.Errorf("%w: short id of more than 16 bits", errMalformed)
 		}
 	case fieldOutbound:
@@ -320,7 +321,8 @@ func (s *gobShape) parseFields(r *gobwire.Reader) error {
 		}
 		for code := fieldCode(1); code < numFieldCodes; code++ {
 			if string(name) == fieldKnown[code].name {
-				if f.code = code; f.kind != fieldKnown[code].kind {
+				f.code = code
+				if f.kind != fieldKnown[code].kind {
 					return errOddShape
 				}
 			}

@@ -5,6 +5,9 @@
 // [Overlay.Run] reads datagrams until its context ends. The overlay's links carry frames between two neighbours; where a
 // frame goes is decided by the switch in mesh/overlay.
 //
+// The dialling side sends its datagrams to the UDP port with the number of the TCP port that it has dialled. So [Listen] and
+// mesh.Config.Listen are given the same address and port, on all peers that others dial.
+//
 // # A datagram
 //
 //	sender name (6) | [ number (8) | seal (16) ] | record | record | ...
@@ -21,7 +24,7 @@
 //
 // A link fails after 60 s without a valid heartbeat, and for no other reason: nothing that arrives and no error of the
 // socket ends it. The life of a link is in machine.go and pmtu.go, which know neither sockets nor clocks. Each link runs
-// one goroutine, for timers and answers; frames are sent by who calls Send, and received by the overlay's readers.
+// one goroutine, for timers and answers; frames are sent by the caller of Send, and received by the overlay's readers.
 //
 // # sleeve2
 //
@@ -48,7 +51,7 @@
 //
 // # Cores
 //
-// Frames are sealed by who sends them, in its goroutine: for those of this host that is the switch's reader of the port, of
+// Frames are sealed in the goroutine that sends them: for those of this host that is the switch's reader of the port, of
 // which there is one for each queue that the port has. The socket has as many queues as there are cores, up to 8; what comes
 // from one remote comes from one queue, is opened there and written to the port, so that flows keep their order. So a link
 // opens on one core, and what it brings is limited by that; several links use several. To spread the opening of one link
@@ -56,21 +59,10 @@
 //
 // # Where the time goes
 //
-// One TCP stream between two containers, sealed by sleeve2 and on an underlay with an MTU of 1500, as measured by
-//
-//	go run ./internal/bench sleeve --only sleeve2 --figures stream --profile DIR
-//
-// on 2 cores with AES instructions, at 4 Gbit/s while others used the machine as well: each daemon takes two fifths of a core.
-//
-//	sender: 45 % AES-GCM, 25 % sendmmsg (two messages for each super-frame), 12 % reading the TAP device
-//	receiver: 42 % AES-GCM, 19 % recvmmsg, 17 % writing the TAP device
-//	all else, ours and the runtime's: 18 and 22 %; no function of ours has more than 4 %
-//
-// The other 60 % of the machine are the kernel's: the two TCP ends, which copy each byte, the veth pairs and the bridges. So
-// there is little left to win: with a cipher that costs nothing the stream would be that in the clear, 3.5 times that of
-// wireguard-go where the sealed one is 2.2 times; what the sender copies once in memory of ours is 5 % of its daemon's time. On
-// the old wire, sealed, it is XSalsa20-Poly1305 that takes 72 % of the receiver's time, and limits the stream to about 1.5
-// Gbit/s; in the clear the checksums of segments take 19 %, which the kernel would take otherwise.
+// Sealed TCP streams of sleeve2 spend their time on AES-GCM and on the kernel: its sockets and devices, and the two ends of
+// TCP. No function of ours has a part worth speaking of, so there is little left to win. On the old wire it is
+// XSalsa20-Poly1305 at the receiver that limits a stream; in the clear the checksums of segments take 19 %, which the kernel
+// would take otherwise. The figures are in internal/bench, with the command that measures them.
 //
 // # Where this differs from Weave Net 2.8, within its wire
 //

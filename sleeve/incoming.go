@@ -36,7 +36,7 @@ func (in *incoming) add(l *life, f overlay.Frame) {
 	in.relay = in.relay || f.Dst != l.params.Self
 }
 
-// give gives the waiting frames to who forwards them.
+// give gives the waiting frames to the switch, which forwards them.
 func (in *incoming) give(l *life) {
 	if len(in.frames) > 0 {
 		l.receivedFrames.Add(uint64(in.n))

@@ -40,7 +40,8 @@ func parseIPv4(frame []byte) (p ipv4, ok bool) {
 
 // parseIPv4At is parseIPv4 for a packet whose place is known.
 func parseIPv4At(frame []byte, at int) (p ipv4, ok bool) {
-	if p.packet = frame[at:]; len(p.packet) < ipv4MinHeader {
+	p.packet = frame[at:]
+	if len(p.packet) < ipv4MinHeader {
 		return p, false
 	}
 	p.header = int(p.packet[0]&15) * 4
@@ -147,7 +148,8 @@ func (f *fragments) appendNext(b []byte) (_ []byte, more bool) {
 		b = append(b, make([]byte, short)...)
 	}
 	f.offset += uint16(n / 8)
-	if f.rest = f.rest[n:]; len(f.rest) == 0 {
+	f.rest = f.rest[n:]
+	if len(f.rest) == 0 {
 		f.rest = nil
 	}
 	return b, true

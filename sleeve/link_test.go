@@ -3,6 +3,7 @@ package sleeve_test
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -136,8 +137,9 @@ func TestTimeout(t *testing.T) {
 		for _, s := range []*overlaytest.Side{p.A, p.B} {
 			e := <-s.Events
 			require.Equal(t, overlay.Failed, e.Kind)
-			require.ErrorContains(t, e.Err, "no UDP heartbeat")
-			require.Contains(t, s.Link.Status().Reason, "no UDP heartbeat")
+			want := fmt.Sprintf("no heartbeat from %s (UDP) for 1m0s", s.Link.Status().Remote)
+			require.ErrorContains(t, e.Err, want)
+			require.Contains(t, s.Link.Status().Reason, want)
 		}
 		require.InDelta(t, 60, time.Since(begin).Seconds(), 10)
 		time.Sleep(time.Hour)

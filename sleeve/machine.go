@@ -3,6 +3,7 @@ package sleeve
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -25,7 +26,15 @@ const (
 	answerBurst    = 64
 )
 
-var errNoHeartbeat = errors.New("no UDP heartbeat for 60 s")
+var errNoHeartbeat = errors.New("no heartbeat")
+
+// silence says that something has not come for a time from the remote, whose address may not be known yet.
+func silence(what error, remote netip.AddrPort, d time.Duration) error {
+	if !remote.IsValid() {
+		return fmt.Errorf("%w (UDP) for %s", what, d)
+	}
+	return fmt.Errorf("%w from %s (UDP) for %s", what, remote, d)
+}
 
 // machine is the life of a link, without sockets, goroutines or clock: inputs come with the time, and what is to be done
 // is collected in actions. It is not safe for concurrent use. Section 9 of the sleeve specification.
@@ -106,7 +115,7 @@ func (m *machine) tick(now time.Time) {
 		return
 	}
 	if !now.Before(m.deadline) {
-		m.err = errNoHeartbeat
+		m.err = silence(errNoHeartbeat, m.remote, heartbeatTimeout)
 		m.do(action{kind: doReport, event: overlay.Event{Kind: overlay.Failed, Err: m.err}})
 		return
 	}

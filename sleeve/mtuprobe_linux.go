@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mtuProbe is a socket that is connected to whom a path MTU is asked for, and never sends. It is kept because one opened
+// mtuProbe is a socket that is connected to the remote whose path MTU is asked for, and never sends. It is kept because one opened
 // later might belong to another network namespace.
 type mtuProbe struct {
 	mu   sync.Mutex // guards what follows

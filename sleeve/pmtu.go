@@ -74,7 +74,8 @@ func (s *search) avoidAmbiguous() {
 	if s.cand != ambiguousMTU {
 		return
 	}
-	if s.cand--; s.cand <= s.good {
+	s.cand--
+	if s.cand <= s.good {
 		s.cand = 0
 	}
 }

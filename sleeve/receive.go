@@ -53,7 +53,8 @@ func (r *reader) run(ctx context.Context, queue int) error {
 			return err
 		case err != nil:
 			r.overlay.readErrors.Add(1)
-			if failures++; failures == readErrorsMax {
+			failures++
+			if failures == readErrorsMax {
 				return fmt.Errorf("sleeve: read: %w", err)
 			}
 			pause(ctx, time.Duration(failures-1)*readPause)
@@ -158,7 +159,7 @@ func (r *reader) frame(from netip.AddrPort, f overlay.Frame) {
 	}
 }
 
-// handOver gives the waiting frames to who forwards them, segments joined if all are for stations of this host.
+// handOver gives the waiting frames to the switch, which forwards them, segments joined if all are for stations of this host.
 func (r *reader) handOver() {
 	if len(r.in.frames) > 1 && !r.in.relay {
 		r.in.frames = r.join.join(r.in.frames)

@@ -56,10 +56,10 @@ type Overlay struct {
 // New makes an overlay; it starts nothing.
 func New(c Config) (*Overlay, error) {
 	if !c.Self.IsValid() {
-		return nil, fmt.Errorf("sleeve: %w", peer.ErrInvalidName)
+		return nil, fmt.Errorf("sleeve: Config.Self is required: %w", peer.ErrInvalidName)
 	}
 	if c.Socket == nil {
-		return nil, errors.New("sleeve: no socket")
+		return nil, errors.New("sleeve: Config.Socket is required")
 	}
 	o := &Overlay{self: c.Self, conn: c.Socket, log: c.Log}
 	if o.log == nil {
@@ -104,7 +104,7 @@ func (o *Overlay) check(p overlay.Params) error {
 }
 
 // Run receives datagrams until ctx ends or the socket fails. It closes the socket and returns when nothing is read any
-// more; the error is nil if ctx ended. The links remain and are to be closed by who prepared them. It may be called once.
+// more; the error is nil if ctx ended. The links remain and are to be closed by whoever prepared them. It may be called once.
 func (o *Overlay) Run(ctx context.Context) error {
 	if o.ran.Swap(true) {
 		return errRunTwice

@@ -27,8 +27,9 @@ type Socket struct {
 }
 
 // Listen opens the socket on an address and port: usually the unspecified address, or none, and the number of the mesh's
-// TCP port; port 0 takes any that is free. With no address it listens on IPv6 and IPv4 where the system has both. The error
-// wraps [syscall.EADDRINUSE] if the port is taken.
+// TCP port; port 0 takes any that is free. With no address, as in the zero AddrPort, it listens on IPv6 and IPv4 where the system
+// has both; in mesh.Config.Listen the zero AddrPort means not to listen. The error wraps [syscall.EADDRINUSE] if the port is
+// taken.
 func Listen(addr netip.AddrPort) (*Socket, error) {
 	s, err := listen(addr)
 	if !addr.Addr().IsValid() && errors.Is(err, unix.EAFNOSUPPORT) {

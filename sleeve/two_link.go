@@ -219,7 +219,7 @@ func (l *link2) Status() overlay.LinkStatus {
 	case m.err != nil:
 		st.Reason = m.err.Error()
 	case m.onHold:
-		st.Reason = errNoAnswer.Error()
+		st.Reason = m.held().Error()
 	}
 	l.mu.Unlock()
 	st.Offloads = l.offloads()

@@ -20,10 +20,7 @@ const (
 	rekey2Volume = 1 << 28 // datagrams
 )
 
-var (
-	errNoAnswer    = errors.New("no answer to UDP pings")
-	errNeverAnswer = errors.New("no answer to UDP pings for 60 s")
-)
+var errNoAnswer = errors.New("no answer")
 
 // machine2 is the life of a link of sleeve2, without sockets, goroutines or clock, like machine. It is not safe for
 // concurrent use.
@@ -103,6 +100,9 @@ func (m *machine2) confirm(now time.Time) {
 	m.tick(now)
 }
 
+// held says why the link is on hold.
+func (m *machine2) held() error { return silence(errNoAnswer, m.remote, hold2After) }
+
 // unsent notes that the hello could not be sent.
 func (m *machine2) unsent(now time.Time) { m.hello = now.Add(ping2Fast) }
 
@@ -118,16 +118,16 @@ func (m *machine2) tick(now time.Time) {
 	if !m.live() {
 		return
 	}
-	silence := now.Sub(m.answered)
+	waited := now.Sub(m.answered)
 	switch {
-	case !m.established && silence >= fail2After:
-		m.err = errNeverAnswer
+	case !m.established && waited >= fail2After:
+		m.err = silence(errNoAnswer, m.remote, fail2After)
 		m.do(action2{kind: do2Report, event: overlay.Event{Kind: overlay.Failed, Err: m.err}})
 		return
-	case m.established && !m.onHold && silence >= hold2After:
+	case m.established && !m.onHold && waited >= hold2After:
 		m.onHold = true
 		m.ping = now
-		m.do(action2{kind: do2Report, event: overlay.Event{Kind: overlay.OnHold, Err: errNoAnswer}})
+		m.do(action2{kind: do2Report, event: overlay.Event{Kind: overlay.OnHold, Err: m.held()}})
 	}
 	if !m.hello.IsZero() && !now.Before(m.hello) {
 		m.hello = time.Time{}
@@ -187,10 +187,11 @@ func (m *machine2) next() time.Time {
 	if !m.ready() {
 		return next
 	}
-	for _, due := range []time.Time{m.ping, m.path.retry} {
-		if !due.IsZero() && due.Before(next) && (due != m.path.retry || m.path.searching()) {
-			next = due
-		}
+	if !m.ping.IsZero() && m.ping.Before(next) {
+		next = m.ping
+	}
+	if retry := m.path.retry; m.path.searching() && !retry.IsZero() && retry.Before(next) {
+		next = retry
 	}
 	return next
 }

@@ -93,7 +93,8 @@ func (p *path2) tick(now time.Time, heard bool, rtt time.Duration) int {
 
 // fail notes that the candidate did not pass a round of tests, and reports whether there is more to test.
 func (p *path2) fail(now time.Time) bool {
-	if p.rounds--; p.rounds > 0 {
+	p.rounds--
+	if p.rounds > 0 {
 		p.sent = 0
 		return true
 	}
@@ -130,7 +131,8 @@ func (p *path2) advance(now time.Time) {
 	if p.good < p.size {
 		p.pause = 0
 	}
-	if p.size = p.good; p.failed {
+	p.size = p.good
+	if p.failed {
 		p.failed, p.pause = false, min(max(2*p.pause, path2Soon), path2Again)
 		p.again = now.Add(p.pause)
 	}

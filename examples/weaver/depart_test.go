@@ -73,7 +73,7 @@ func TestLeave(t *testing.T) {
 	a, b := c.Hosts[0], c.Hosts[1]
 	_, stderr, code := weaver(t, b, "leave")
 	require.NotZero(t, code)
-	require.Contains(t, stderr, "1 containers are attached")
+	require.Contains(t, stderr, "detach the containers first (1 attached)")
 	require.NoError(t, b.Client.Detach(ctx, api.DetachRequest{ID: b.Container.Name()}))
 	_, stderr, code = weaver(t, b, "leave")
 	require.Zero(t, code, stderr)

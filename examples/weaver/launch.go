@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"github.com/overweave/overweave/examples/weaver/api"
 	"github.com/overweave/overweave/examples/weaver/daemon"
 	"github.com/overweave/overweave/ipam"
+	"github.com/overweave/overweave/mesh"
 	"github.com/overweave/overweave/mesh/peer"
 )
 
@@ -129,6 +129,9 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 	if f.dnsTTL == 0 {
 		c.DNSTTL = -1 // 0 means the default there
 	}
+	if f.connLimit == 0 {
+		c.ConnLimit = -1 // likewise
+	}
 	if len(c.Password) == 0 {
 		c.Password = []byte(os.Getenv(passwordVariable))
 	}
@@ -165,7 +168,7 @@ func (f *launchFlags) config(peers []string) (c daemon.Config, err error) {
 	c.Log, err = newLogger(f.logLevel)
 	check("log-level", err)
 	for _, p := range peers {
-		if err := checkPeer(p); err != nil {
+		if err := mesh.CheckTarget(p); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -195,7 +198,7 @@ func parseBirth(s string) (ipam.Birth, error) {
 		return ipam.Consensus(0), nil
 	case mode == "consensus":
 		n, err := strconv.Atoi(value)
-		if err != nil {
+		if err != nil || n < 0 {
 			return ipam.Birth{}, fmt.Errorf("consensus=%s: want a number of peers", value)
 		}
 		return ipam.Consensus(n), nil
@@ -213,27 +216,6 @@ func parseBirth(s string) (ipam.Birth, error) {
 		return ipam.Observer(), nil
 	}
 	return ipam.Birth{}, fmt.Errorf("%q is none of consensus[=COUNT], seed=PEER,... and observer", s)
-}
-
-// checkPeer refuses what cannot be a peer's address, before anything is started. Names are resolved later.
-func checkPeer(s string) error {
-	host, port := s, ""
-	if strings.Contains(s, ":") {
-		var err error
-		if host, port, err = net.SplitHostPort(s); err != nil {
-			if _, errIP := netip.ParseAddr(s); errIP == nil {
-				return nil // IPv6 without a port
-			}
-			return fmt.Errorf("peer %q: want host or host:port", s)
-		}
-		if _, err := net.LookupPort("tcp", port); err != nil {
-			return fmt.Errorf("peer %q: no such port", s)
-		}
-	}
-	if host == "" || strings.ContainsAny(host, "/ \t\n") {
-		return fmt.Errorf("peer %q: want host or host:port", s)
-	}
-	return nil
 }
 
 func newLogger(level string) (*slog.Logger, error) {

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -46,7 +47,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "weaver: interrupted")
 		os.Exit(130) // as shells count an interrupt
 	case err != nil:
-		fmt.Fprintln(os.Stderr, "weaver:", err)
+		fmt.Fprintln(os.Stderr, "weaver:", strings.ReplaceAll(err.Error(), "\n", "; ")) // one line, also if there are several
 		os.Exit(1)
 	}
 }

@@ -74,7 +74,7 @@ func TestKernelOtherMode(t *testing.T) {
 		daemon := h.start("--mode", mode)
 		h.attach(api.AttachRequest{NetNS: c.Path(), ID: "c1"})
 		end(t, daemon, syscall.SIGTERM)
-		h.fails("1 containers are attached", "--mode", other)
+		h.fails("first (1 attached)", "--mode", other)
 		daemon = h.start()
 		require.Equal(t, mode, h.report().Bridge.Mode, "what the container is attached to")
 		require.NoError(t, h.client().Detach(t.Context(), api.DetachRequest{ID: "c1"}))

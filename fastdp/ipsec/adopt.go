@@ -48,7 +48,8 @@ func (g *Protector) adoptPolicy(p Policy, end time.Time) *pair {
 		id.local, id.remote = id.remote, id.local
 	}
 	pair := g.pair(id)
-	if pair.until = end; p.Action == ESP {
+	pair.until = end
+	if p.Action == ESP {
 		pair.reqID = p.ReqID
 	}
 	pair.held = max(pair.held, p.Action) // ESP goes before Clear, should a crash have left both

@@ -97,7 +97,7 @@ var _ fastdp.Protector = (*Protector)(nil)
 // New makes a protector that has not touched the kernel yet.
 func New(cfg Config) (*Protector, error) {
 	if cfg.Kernel == nil {
-		return nil, errors.New("ipsec: no Kernel")
+		return nil, errors.New("ipsec: Config.Kernel is required")
 	}
 	if cfg.Grace < 0 || cfg.RekeyAfter < 0 || cfg.Sweep < 0 {
 		return nil, errors.New("ipsec: negative duration")
@@ -110,7 +110,7 @@ func New(cfg Config) (*Protector, error) {
 }
 
 // Guard blocks a tunnel port for all but tunnels in force, and adopts what a former run left for it. Call it before the
-// tunnel device is made. Repeated calls do nothing. The error leaves the port as far blocked as the kernel went along.
+// tunnel device is made. Repeated calls do nothing. On error the port may be only partly blocked.
 func (g *Protector) Guard(port uint16) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -106,7 +106,8 @@ func (g *Protector) apply(p *pair) error {
 			errs = append(errs, g.drop(policy))
 			continue
 		}
-		if p.out = p.outbound(); d == Out && policy.Action == ESP && p.out != nil {
+		p.out = p.outbound()
+		if d == Out && policy.Action == ESP && p.out != nil {
 			policy.SPI = p.out.SPI
 		}
 		errs = append(errs, g.put(policy))

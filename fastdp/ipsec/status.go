@@ -53,7 +53,8 @@ func (g *Protector) Status() Status {
 func (g *Protector) tunnelStatus(p *pair) TunnelStatus {
 	s := TunnelStatus{Local: p.local, Remote: p.remote, Port: p.port, Open: len(p.open), Action: p.action().String()}
 	for _, t := range p.open {
-		if s.Peer = t.t.Remote; t.err != nil {
+		s.Peer = t.t.Remote
+		if t.err != nil {
 			s.Error = t.err.Error()
 		}
 	}

@@ -19,7 +19,8 @@ func (g *Protector) step(now time.Time) time.Duration {
 	next := g.expire(now)
 	if !now.Before(g.sweepAt) {
 		g.swept, g.sweepAt = now, now.Add(g.cfg.Sweep)
-		if g.counters.sweepErr = g.sweep(now); g.counters.sweepErr != nil {
+		g.counters.sweepErr = g.sweep(now)
+		if g.counters.sweepErr != nil {
 			g.warn("comparing", g.counters.sweepErr)
 		}
 	}

@@ -139,7 +139,8 @@ func (p *Protection) addInbound(in *association) error {
 	for range spiTries {
 		var b [4]byte
 		_, _ = rand.Read(b[:])
-		if in.SPI = binary.BigEndian.Uint32(b[:]); in.SPI < minSPI {
+		in.SPI = binary.BigEndian.Uint32(b[:])
+		if in.SPI < minSPI {
 			continue
 		}
 		if err := p.g.add(in); !errors.Is(err, os.ErrExist) {
@@ -155,7 +156,7 @@ func (p *Protection) Control(payload []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if p.closed || p.err != nil || p.t.Key == nil {
-		return // 2.8 sends none without a key, and nobody has to be believed who does
+		return // 2.8 sends none without a key, and whoever does need not be believed
 	}
 	defer g.kick()
 	p.heard = true
@@ -182,7 +183,8 @@ func (p *Protection) control(payload []byte, now time.Time) error {
 		return err
 	}
 	before := p.out
-	if p.out = out; before != nil {
+	p.out = out
+	if before != nil {
 		p.rekeys++
 	}
 	if err := p.g.apply(p.pair); err != nil {
@@ -254,7 +256,8 @@ func (p *Protection) flush() error {
 	defer p.calls.Unlock()
 	p.g.mu.Lock()
 	todo := p.todo
-	if p.todo = nil; p.closed {
+	p.todo = nil
+	if p.closed {
 		todo = nil
 	}
 	p.g.mu.Unlock()

@@ -28,6 +28,22 @@ func (o sleeveOptions) window() time.Duration { return time.Duration(o.seconds *
 
 // runSleeve measures ways to join two containers on two hosts, next to each other. Everything stands from the start; in each
 // round each figure is taken of one mode after the other, so that what changes on the machine meanwhile changes for all.
+//
+// With --profile it shows where the time goes. One TCP stream between two containers, sealed by sleeve2 and on an underlay with
+// an MTU of 1500, as measured by
+//
+//	go run ./internal/bench sleeve --only sleeve2 --figures stream --profile DIR
+//
+// on 2 cores with AES instructions, at 4 Gbit/s while others used the machine as well, had each daemon take two fifths of a core:
+//
+//	sender: 45 % AES-GCM, 25 % sendmmsg (two messages for each super-frame), 12 % reading the TAP device
+//	receiver: 42 % AES-GCM, 19 % recvmmsg, 17 % writing the TAP device
+//	all else, ours and the runtime's: 18 and 22 %; no function of ours has more than 4 %
+//
+// The other 60 % of the machine were the kernel's: the two TCP ends, which copy each byte, the veth pairs and the bridges. With a
+// cipher that costs nothing the stream would be that in the clear, 3.5 times that of wireguard-go where the sealed one is 2.2
+// times; what the sender copies once in memory of ours is 5 % of its daemon's time. On the old wire, sealed, XSalsa20-Poly1305
+// took 72 % of the receiver's time, and limited the stream to about 1.5 Gbit/s.
 func runSleeve(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 3 && args[0] == childWord {
 		return runChild(ctx, args[1], args[2], out)

@@ -29,7 +29,7 @@ func AddAddress(device string, addr netip.Prefix) (added bool, err error) {
 	return added, nil
 }
 
-// RemoveAddress takes an IPv4 address from a device. That it does not have it is no error.
+// RemoveAddress takes an IPv4 address from a device. Removing one that it does not have is not an error.
 func RemoveAddress(device string, addr netip.Prefix) error {
 	if err := checkAddresses(addr); err != nil {
 		return err

@@ -66,7 +66,7 @@ func setUpBridge(bridge netlink.Link, b Bridge, created bool) error {
 	return netlink.LinkSetUp(bridge)
 }
 
-// RemoveBridge removes a bridge; its ports remain. That there is none is no error.
+// RemoveBridge removes a bridge; its ports remain. Removing one that does not exist is not an error.
 func RemoveBridge(name string) error { return remove(name, "bridge") }
 
 // EnsurePair makes a veth pair, or adopts it, connects its inner end to the bridge, and puts both ends up. The host itself
@@ -149,7 +149,7 @@ func setUpPair(p Pair, bridge, inner, outer netlink.Link) error {
 	return addPort(bridge, inner)
 }
 
-// RemovePair removes a veth pair, of which one end is given. That there is none is no error.
+// RemovePair removes a veth pair, of which one end is given. Removing one that does not exist is not an error.
 func RemovePair(name string) error { return remove(name, "veth") }
 
 // AddPort makes a device, such as a TAP, a port of a bridge with the bridge's MTU, as far as it can have that, and puts it

@@ -3,7 +3,7 @@
 // namespace of the calling thread, and no binary is needed. The names and the settings are those of section 9 of the overlay
 // specification of Weave Net 2.8, so that a host can be taken over as it is.
 //
-// Nothing here keeps state: what is there already and fits is adopted, what is asked away and is not there is no error, and
+// Nothing here keeps state: what is there already and fits is adopted, removing what does not exist is not an error, and
 // a call that fails takes back what it made. Errors that more privileges would avoid wrap [os.ErrPermission] and say so.
 // All functions are safe for concurrent use, as far as they concern different devices.
 package device

@@ -27,11 +27,9 @@ const (
 //
 // Two places have rules of ours. Addresses are translated in a table of our own, named for the bridge. What is forwarded has to
 // be accepted where it would be dropped: a table of our own cannot undo what another does. So if the host has a chain FORWARD in
-// the table filter of iptables-nft, as with Docker or Kubernetes, our rules go to its top, marked by a comment. They stay where
-// they are when others put rules above them later. A rule there makes ours of no effect only if it drops what they accept, and
-// who puts it first wants just that, as an administrator who shuts somebody out; two programs that both want to be the first
-// would never come to an end, besides. Rules that drop whatever is left come last, as policies or at the end. Who rebuilds the
-// chain, as a reload of a firewall does, removes ours with all others; the next call makes them at the top again.
+// the table filter of iptables-nft, as with Docker or Kubernetes, our rules go to its top, marked by a comment. We do not move
+// our rules back to the top: a DROP above them is taken as intended, and two programs doing so would loop. A reload of a
+// firewall, which rebuilds the chain, removes ours with all others; the next call makes them at the top again.
 //
 // Obstacles are told with an error, too. The error wraps [errors.ErrUnsupported] if the kernel has no nftables.
 func EnsureFirewall(f Firewall) (done Firewalled, err error) {
@@ -47,7 +45,7 @@ func EnsureFirewall(f Firewall) (done Firewalled, err error) {
 	return done, failed(err, "the packet filter")
 }
 
-// RemoveFirewall removes the rules for a bridge, and nothing else. That there are none is no error.
+// RemoveFirewall removes the rules for a bridge, and nothing else. Removing rules that do not exist is not an error.
 func RemoveFirewall(bridge string) error {
 	if err := checkNames(bridge); err != nil {
 		return err

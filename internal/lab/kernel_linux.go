@@ -124,7 +124,7 @@ func addAddress(e end, addr netip.Prefix) error {
 }
 
 // solicited reports whether those who look for an address of a device find it: they ask a group that the kernel joins a moment after
-// it has added the address. Who asks before that asks again after a second.
+// it has added the address. A question before that is repeated after a second.
 func solicited(device string, addr netip.Addr) (bool, error) {
 	b := addr.As16()
 	group := hex.EncodeToString(append([]byte{0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff}, b[13:]...))

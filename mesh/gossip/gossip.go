@@ -43,7 +43,8 @@ const MaxMessage = 10<<20 - 1<<10
 // and at any time after it was handed over.
 type Data interface {
 	// Encode returns the messages that convey the data, usually one. The carrier keeps the slices and does not change
-	// them. Encode may look at live state rather than at a copy.
+	// them. Encode may look at live state rather than at a copy. A message longer than [MaxMessage] is dropped, and counted
+	// as a fault of the channel.
 	Encode() [][]byte
 
 	// Merge returns the union of the receiver and other, which is Data of the same channel. It changes neither. It may be

@@ -45,11 +45,11 @@ func (s *State[T]) Value() T {
 	return s.value
 }
 
-// Change merges a change that change makes of the value, and spreads it if it is one. change returns what is to be merged:
-// the new value, or just what is new in it. It must not change its argument, nor call the State.
-func (s *State[T]) Change(change func(T) T) {
+// Change calls f with the value and merges what it returns: the new value, or just what is new in it. If that is a change it is
+// spread. f must not change its argument, nor call the State.
+func (s *State[T]) Change(f func(T) T) {
 	s.mu.Lock()
-	delta := change(s.value)
+	delta := f(s.value)
 	union, more := s.value.Merge(delta)
 	s.value = union
 	s.mu.Unlock()

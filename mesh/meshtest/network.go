@@ -137,7 +137,8 @@ func (h *Host) Dial(ctx context.Context, _ netip.Addr, to netip.AddrPort) (net.C
 		}
 		return nil, fmt.Errorf("dial %s: %w", to, cmp.Or[error](wait(ctx, dialLimit), syscall.ETIMEDOUT))
 	}
-	if n.port++; n.port < 32768 {
+	n.port++
+	if n.port < 32768 {
 		n.port = 32768
 	}
 	local := netip.AddrPortFrom(h.addr, n.port)
@@ -233,7 +234,8 @@ func (c *conn) Close() error {
 	c.closing.Do(func() {
 		c.net.mu.Lock()
 		defer c.net.mu.Unlock()
-		if c.net.conns[c.twin]--; c.net.conns[c.twin] == 0 {
+		c.net.conns[c.twin]--
+		if c.net.conns[c.twin] == 0 {
 			delete(c.net.conns, c.twin)
 		}
 	})

@@ -83,7 +83,8 @@ func (p *pipe) read(b []byte) (int, error) {
 		case !p.cut && len(p.pieces) > 0 && !p.pieces[0].at.After(time.Now()):
 			n := copy(b, p.pieces[0].data)
 			p.bytes -= n
-			if p.pieces[0].data = p.pieces[0].data[n:]; len(p.pieces[0].data) == 0 {
+			p.pieces[0].data = p.pieces[0].data[n:]
+			if len(p.pieces[0].data) == 0 {
 				p.pieces = p.pieces[1:]
 			}
 			p.changed.Broadcast()

@@ -22,7 +22,8 @@ const (
 	maxCommon     = 256 // the index has one byte
 )
 
-// ErrNoCommonOverlay is wrapped by errors of [Switch.Prepare]: the peers have no overlay in common.
+// ErrNoCommonOverlay is wrapped by errors of [Switch.Prepare]: the peers have no overlay in common. It is not if they have
+// one and that cannot be used.
 var ErrNoCommonOverlay = errors.New("no overlays in common with peer")
 
 // Bundle holds the links of one mesh connection, one for each overlay that both ends have, and sends over the best that
@@ -79,22 +80,25 @@ func commonOverlays(ours, theirs []string, outbound bool) []string {
 func (b *Bundle) prepare(p Params, overlays map[string]Overlay, ours []string, send func(tag byte, payload []byte) error) error {
 	common := []string{legacyOverlay}
 	theirs, ok := p.Features[FeatureKey]
-	if b.legacy = !ok; ok {
+	b.legacy = !ok
+	if ok {
 		common = commonOverlays(ours, strings.Fields(theirs), p.Outbound)
 	}
-	var errs []error
+	if !slices.ContainsFunc(common, func(name string) bool { return overlays[name] != nil }) {
+		return ErrNoCommonOverlay
+	}
 	for i, name := range common {
 		m := &member{name: name, index: i}
 		b.members = append(b.members, m)
 		if err := b.prepareMember(m, i, p, overlays[name], send); err != nil {
 			m.failed, m.reason = true, err
-			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	if len(errs) == len(b.members) {
-		return errors.Join(append(errs, ErrNoCommonOverlay)...)
+	best := b.choose()
+	if best == nil {
+		return fmt.Errorf("no common overlay usable: %w", b.reasons())
 	}
-	b.best.Store(b.choose())
+	b.best.Store(best)
 	return nil
 }
 
@@ -278,16 +282,22 @@ func (b *Bundle) choose() *member {
 	return fallback
 }
 
-func (b *Bundle) reasons() error {
+// reasons says why members are not used, in one line.
+func (b *Bundle) reasons() (all error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var errs []error
 	for _, m := range b.members {
-		if m.reason != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", m.name, m.reason))
+		if m.reason == nil {
+			continue
+		}
+		err := fmt.Errorf("%s: %w", m.name, m.reason)
+		if all == nil {
+			all = err
+		} else {
+			all = fmt.Errorf("%w; %w", all, err)
 		}
 	}
-	return errors.Join(errs...)
+	return all
 }
 
 // Status describes the link in use, the zero value if there is none.

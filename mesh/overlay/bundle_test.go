@@ -136,6 +136,10 @@ func TestPrepareFailures(t *testing.T) {
 	offer := "fastdp sleeve"
 	_, err := newBench(t, offer, &offer, "fastdp", "sleeve")
 	require.ErrorIs(t, err, errTest, "the reasons are told")
+	require.NotErrorIs(t, err, overlay.ErrNoCommonOverlay, "they have two")
+	require.Equal(t, fmt.Sprintf("no common overlay usable: fastdp: %v; sleeve: %v", errTest, errTest), err.Error())
+	other := "geneve"
+	_, err = newBench(t, offer, &other)
 	require.ErrorIs(t, err, overlay.ErrNoCommonOverlay)
 	_, err = newBench(t, "fastdp", nil)
 	require.ErrorIs(t, err, overlay.ErrNoCommonOverlay, "a peer without the feature needs sleeve")

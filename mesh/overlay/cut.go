@@ -46,7 +46,8 @@ func (c *cutter) cut(frames []Frame, give func([]Frame)) {
 				c.arena = c.arena[:len(c.arena)+n]
 				s.Next(f.Data)
 			}
-			if c.frames = append(c.frames, f); len(c.frames) == cutFrames {
+			c.frames = append(c.frames, f)
+			if len(c.frames) == cutFrames {
 				c.flush(give)
 			}
 		}

@@ -11,8 +11,8 @@ import (
 var spanningTree = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00}
 
 // Decision is where one frame goes. A Decision depends on the addresses of the frame, the routes, the MAC table and the
-// memberships of groups alone, so a carrier may keep it for further frames until one of those changes. It depends on more
-// only for the frames of [IsMembership].
+// memberships of groups alone, so a carrier may keep it for further frames until one of those changes. Decisions
+// for frames of [IsMembership] must not be kept.
 type Decision struct {
 	// Local: the frame goes to the stations of this host.
 	Local bool
@@ -36,7 +36,7 @@ const (
 	DropSpanning            // bridge protocol frame
 	DropLocal               // both stations are on this host
 	DropForeign             // captured here, but its source station is known at another peer
-	DropNoRoute             // the peer to deliver it is out of reach
+	DropNoRoute             // the destination peer is out of reach
 	DropNobody              // to be flooded, but there is no neighbour to flood to
 	DropNoLink              // the next hop has no link, or not any more
 	DropNoMember            // to a group, but no neighbour leads to a member; or a report of members, but none to a router
@@ -188,10 +188,12 @@ func (f *Forwarder) relay(src, dst peer.Name) Decision {
 
 func (f *Forwarder) flood(d Decision, dst MAC) Decision {
 	v := f.view.Load()
-	if d.Flood = v.flood(d.Source, dst); len(d.Flood) > 0 || d.Local {
+	d.Flood = v.flood(d.Source, dst)
+	if len(d.Flood) > 0 || d.Local {
 		return d
 	}
-	if d.Drop = DropNobody; len(v.routes.Flood(d.Source)) > 0 {
+	d.Drop = DropNobody
+	if len(v.routes.Flood(d.Source)) > 0 {
 		d.Drop = DropNoMember
 	}
 	return d

@@ -99,7 +99,8 @@ func (g *localGroups) tend(now time.Time) (queries [][]byte) {
 	if g.asks && !now.Before(g.nextGeneral) {
 		queries = g.querier.general()
 		g.nextGeneral = now.Add(queryInterval)
-		if g.startup--; g.startup > 0 {
+		g.startup--
+		if g.startup > 0 {
 			g.nextGeneral = now.Add(startupInterval)
 		}
 	}

@@ -126,11 +126,12 @@ func (s *macShard) insert(m MAC, p peer.Name, now time.Time, move bool) (learned
 // makeRoom picks the station that gives way to one of p. The caller holds mu.
 func (s *macShard) makeRoom(p peer.Name, now time.Time) (oldest MAC, ok bool) {
 	if p == s.refused && now.UnixNano() < s.until {
-		return oldest, false // spares who invents addresses the search
+		return oldest, false // a station that invents addresses costs no search
 	}
 	entries, counts, most := s.load(), map[peer.Name]int{}, p
 	for _, st := range entries {
-		if counts[st.peer]++; counts[st.peer] > counts[most] {
+		counts[st.peer]++
+		if counts[st.peer] > counts[most] {
 			most = st.peer
 		}
 	}

@@ -25,7 +25,7 @@ const (
 )
 
 // querier writes the questions of a switch to the stations of its host, in place of a router. The newest versions of the
-// protocols are used: who speaks an older one understands them, while a question in an older one would have all stations
+// protocols are used: a station that speaks an older one understands them, while a question in an older one would have all stations
 // speak that.
 type querier struct {
 	mac MAC        // source of the frames

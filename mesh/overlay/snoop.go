@@ -69,7 +69,8 @@ func parseMembership(frame []byte) (m membershipMessage, ok bool) {
 		if t := binary.BigEndian.Uint16(frame[at:]); t != typeVLAN && t != typeQinQ {
 			break
 		}
-		if at += vlanTag; at+2 > len(frame) {
+		at += vlanTag
+		if at+2 > len(frame) {
 			return m, false
 		}
 	}
@@ -155,7 +156,7 @@ func (m membershipMessage) query() bool {
 // (RFC 4541, 2.1.1).
 func (m membershipMessage) fromRouter() bool { return m.query() && !m.src.IsUnspecified() }
 
-// groups calls joined and left for each group that the message says was joined, or maybe left, by who sent it.
+// groups calls joined and left for each group that the message says was joined, or maybe left, by its sender.
 func (m membershipMessage) groups(joined, left func(netip.Addr)) {
 	if m.v6 {
 		switch m.body[0] {

@@ -143,7 +143,8 @@ func (f *Forwarder) routed(now time.Time) bool {
 
 // report decides where a report of members goes.
 func (f *Forwarder) report(d Decision) Decision {
-	if d.Flood = f.view.Load().floodReports(d.Source); len(d.Flood) == 0 && !d.Local {
+	d.Flood = f.view.Load().floodReports(d.Source)
+	if len(d.Flood) == 0 && !d.Local {
 		d.Drop = DropNoMember
 	}
 	return d

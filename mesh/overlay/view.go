@@ -189,7 +189,8 @@ func (d *membershipDiff) set(group MAC, members []peer.Name) {
 		d.members = maps.Clone(d.members)
 	}
 	d.groups[group] = true
-	if d.members[group] = members; len(members) == 0 {
+	d.members[group] = members
+	if len(members) == 0 {
 		delete(d.members, group)
 	}
 }

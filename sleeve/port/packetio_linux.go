@@ -154,7 +154,8 @@ func (r *packetReader) fill(fd uintptr) bool {
 		}
 		var done bool
 		r.got, r.err, done = r.source.receive(fd, packetBatch)
-		if r.next = 0; !done {
+		r.next = 0
+		if !done {
 			return r.n > 0
 		}
 		if r.err != nil {
@@ -273,7 +274,8 @@ func (r *packetDirect) fill(fd uintptr) bool {
 			return false
 		}
 		r.takeAll(got)
-		if r.err = err; err != nil {
+		r.err = err
+		if err != nil {
 			return true
 		}
 	}

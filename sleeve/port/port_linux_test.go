@@ -45,7 +45,7 @@ func tap(t *testing.T, h *lab.Host, index int) overlay.Port {
 		return address("tap0", index)
 	})
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) {
-		t.Skip("no TAP devices here: ", err)
+		labtest.Unavailable(t, err)
 	}
 	require.NoError(t, err)
 	return p
@@ -94,6 +94,12 @@ func address(name string, index int) error {
 	return netlink.LinkSetUp(link)
 }
 
+// raise raises a maximum that several goroutines keep.
+func raise(maximum *atomic.Int64, to int64) {
+	for old := maximum.Load(); to > old && !maximum.CompareAndSwap(old, to); old = maximum.Load() {
+	}
+}
+
 // cable carries frames from one port to the other until it is closed, and notes the longest.
 func cable(wg *sync.WaitGroup, from, to overlay.Port, longest *atomic.Int64) {
 	bufs, sizes := make([][]byte, 64), make([]int, 64)
@@ -110,7 +116,7 @@ func cable(wg *sync.WaitGroup, from, to overlay.Port, longest *atomic.Int64) {
 			frames = frames[:0]
 			for i := range n {
 				frames = append(frames, bufs[i][:sizes[i]])
-				longest.Store(max(longest.Load(), int64(sizes[i])))
+				raise(longest, int64(sizes[i]))
 			}
 			if to.Write(frames) != nil {
 				return
@@ -334,6 +340,17 @@ func TestOpenErrors(t *testing.T) {
 		_, err := port.OpenTAP(port.TAPConfig{Name: "tap0"})
 		return err
 	}), "the device is in use")
+	packet(t, h, 2) // makes a veth pair
+	require.Error(t, h.Do(func() error {
+		link, err := netlink.LinkByName("outer")
+		require.NoError(t, errors.Join(err, netlink.LinkSetDown(link)))
+		_, err = port.OpenTAP(port.TAPConfig{Name: "outer", MTU: 1000})
+		link, errAgain := netlink.LinkByName("outer")
+		require.NoError(t, errAgain)
+		require.Equal(t, mtu, link.Attrs().MTU, "it is not ours")
+		require.Zero(t, link.Attrs().Flags&net.FlagUp, "it is not ours")
+		return err
+	}), "the name is that of another device")
 	require.Error(t, h.Do(func() error {
 		_, err := port.OpenTAP(port.TAPConfig{Name: "tap1", MTU: 1 << 20})
 		return err

@@ -65,7 +65,10 @@ func (t *TAP) open(c TAPConfig) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(t.openQueues(c.Name, max(c.Queues, 1)), setUp(inet, c)); err != nil {
+	if err = t.openQueues(c.Name, max(c.Queues, 1)); err == nil { // else the name may be that of another device
+		err = setUp(inet, c)
+	}
+	if err != nil {
 		for _, q := range t.queues {
 			_ = q.file.Close()
 		}
@@ -201,7 +204,7 @@ func (t *TAP) ReadFrames(frames []overlay.Frame) (int, error) { return t.ReadQue
 // Queues implements [overlay.QueuedPort].
 func (t *TAP) Queues() int { return len(t.queues) }
 
-// ReadQueue implements [overlay.QueuedPort].
+// ReadQueue implements [overlay.QueuedPort]. It panics if there is no such queue: they are numbered from 0 to Queues()-1.
 func (t *TAP) ReadQueue(queue int, frames []overlay.Frame) (int, error) {
 	if t.closed.Load() {
 		return 0, t.fail("read", nil)

@@ -174,7 +174,8 @@ func (r *tapReader) read(raw syscall.RawConn, bufs [][]byte, sizes []int) (int, 
 // fill reads until the buffers are full or there is nothing left; false means that there was nothing at all.
 func (r *tapReader) fill(fd uintptr) bool {
 	for {
-		if r.n = r.unpack.fill(r.bufs, r.sizes, r.n); r.n == len(r.bufs) {
+		r.n = r.unpack.fill(r.bufs, r.sizes, r.n)
+		if r.n == len(r.bufs) {
 			return true
 		}
 		n, err := unix.Read(int(fd), r.packet)

@@ -1,7 +1,7 @@
 // Package api is what a weaver daemon and its clients say to each other over the control socket: HTTP with JSON for what
 // is weaver's own (attach, detach, report), and the plain-text paths that clients of Weave Net know.
 //
-// The control socket is a Unix socket that only its owner may open; who can open it can do what the daemon can.
+// The control socket is a Unix socket that only its owner may open; whoever can open it can do what the daemon can.
 package api
 
 import (

@@ -115,7 +115,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 		return err
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("the daemon's answer to %s makes no sense: %w", path, err)
+		return fmt.Errorf("invalid answer of the daemon to %s: %w", path, err)
 	}
 	return nil
 }

@@ -155,7 +155,7 @@ func status(ctx context.Context, args *skel.CmdArgs) error {
 }
 
 // hindrance says why no container can be attached; it is empty if there is no reason. That nobody has asked for an address yet
-// is none: the first who does has peers agree on a ring.
+// is none: the first that does has peers agree on a ring.
 func hindrance(r api.Report, defaultRoute bool) string {
 	s := r.IPAM
 	switch {

@@ -138,5 +138,5 @@ func (c *config) previous() (*types100.Result, error) {
 
 // invalid says what is wrong with a configuration.
 func invalid(format string, args ...any) error {
-	return types.NewError(types.ErrInvalidNetworkConfig, "the configuration makes no sense", fmt.Sprintf(format, args...))
+	return types.NewError(types.ErrInvalidNetworkConfig, "invalid network configuration", fmt.Sprintf(format, args...))
 }

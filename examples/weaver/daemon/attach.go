@@ -94,7 +94,7 @@ func (a *attacher) Attach(ctx context.Context, r api.AttachRequest) (att api.Att
 		}
 		return att, errors.Join(err, undone)
 	}
-	a.d.log.Info("attached", "id", id, "addresses", att.Addresses, "names", att.Names)
+	a.d.log.Info("attached", "attachment", id, "addresses", att.Addresses, "names", att.Names)
 	return att, nil
 }
 
@@ -258,7 +258,7 @@ func (a *attacher) Detach(ctx context.Context, r api.DetachRequest) error {
 	if err := a.end(context.WithoutCancel(ctx), att); err != nil {
 		return err
 	}
-	a.d.log.Info("detached", "id", id)
+	a.d.log.Info("detached", "attachment", id)
 	return nil
 }
 

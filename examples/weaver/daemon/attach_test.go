@@ -87,6 +87,7 @@ func TestStatusOf(t *testing.T) {
 	for err, want := range map[error]int{
 		api.ErrNotAttached:       http.StatusNotFound,
 		ipam.ErrConflict:         http.StatusConflict,
+		ipam.ErrReachable:        http.StatusConflict,
 		errUnfit:                 http.StatusUnprocessableEntity,
 		ipam.ErrOutOfRange:       http.StatusUnprocessableEntity,
 		context.DeadlineExceeded: http.StatusServiceUnavailable,

@@ -15,8 +15,8 @@ import (
 	"github.com/overweave/overweave/mesh/peer"
 )
 
-// Config is everything a daemon is told. The zero value runs a peer with the defaults of Weave Net, without addresses,
-// names or control socket.
+// Config is everything a daemon is told. The zero value runs a peer with the defaults of Weave Net that serves names, gives out
+// no addresses, and has no control socket.
 type Config struct {
 	// Version is shown in reports.
 	Version string
@@ -37,7 +37,7 @@ type Config struct {
 	Password []byte
 	// TrustedSubnets are where frames need no encryption.
 	TrustedSubnets []netip.Prefix
-	// ConnLimit bounds the connections to peers; 0: no limit.
+	// ConnLimit bounds the connections to peers, as in mesh.Config. 0: 200; negative: no limit.
 	ConnLimit int
 	// NoDiscovery keeps the peer from connecting to peers it learns of.
 	NoDiscovery bool
@@ -154,11 +154,11 @@ func (c Config) validate() error {
 	case c.MTU < minMTU || c.MTU > maxMTU:
 		return fmt.Errorf("MTU %d is not between %d and %d", c.MTU, minMTU, maxMTU)
 	case c.Port == math.MaxUint16:
-		return fmt.Errorf("port %d has no next one, which is that of tunnels", c.Port)
+		return errors.New("--port must be below 65535: tunnels use the next port")
 	case !slices.Contains([]Mode{"", ModeBridge, ModeBridged, ModeDirect}, c.Mode):
 		return fmt.Errorf("mode %q: want %s, %s or %s", c.Mode, ModeBridge, ModeBridged, ModeDirect)
 	case c.Grace < 0:
-		return fmt.Errorf("%s is no time for which containers could keep their addresses", c.Grace)
+		return errors.New("--ipalloc-grace must not be negative")
 	case c.Expose && !c.Range.IsValid():
 		return errors.New("the host can have an address on the overlay only if there is a range to take it from")
 	case !c.Range.IsValid() && c.DefaultSubnet.IsValid():

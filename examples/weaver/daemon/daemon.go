@@ -165,15 +165,11 @@ func (d *daemon) overlays() (list []overlay.Overlay) {
 }
 
 func (d *daemon) buildMesh() (err error) {
-	limit := d.cfg.ConnLimit
-	if limit == 0 {
-		limit = -1
-	}
 	d.router, err = mesh.New(mesh.Config{
 		Name: d.cfg.Name, ShortID: d.state.shortID(), Nickname: d.cfg.Nickname,
 		Listen: netip.AddrPortFrom(d.cfg.Host, d.cfg.Port), DefaultPort: d.cfg.Port,
 		Password: d.cfg.Password, TrustedSubnets: d.cfg.TrustedSubnets, MinProtocol: d.cfg.MinProtocol,
-		Targets: d.targets.open(d.cfg, d.state), ConnLimit: limit, NoDiscovery: d.cfg.NoDiscovery,
+		Targets: d.targets.open(d.cfg, d.state), ConnLimit: d.cfg.ConnLimit, NoDiscovery: d.cfg.NoDiscovery,
 		Switch: d.sw, Log: d.log,
 	})
 	if err != nil {
@@ -278,7 +274,7 @@ func (d *daemon) runParts(g *group) {
 	}
 	g.run("switch", d.sw.Run)
 	g.run("mesh", d.router.Run)
-	g.run("peers", d.checkStart)
+	g.check("peers", d.checkStart)
 	g.run("short id", d.keepShortID)
 	if d.ipam != nil {
 		g.run("addresses", d.ipam.Run)
@@ -288,6 +284,9 @@ func (d *daemon) runParts(g *group) {
 		g.run("DNS server", d.dns.Run)
 	}
 }
+
+// errEnded is why a daemon ends of which a part has ended and does not say why.
+var errEnded = errors.New("ended unexpectedly")
 
 // group runs parts until its context ends, which it does when one of them fails.
 type group struct {
@@ -300,12 +299,28 @@ func newGroup(ctx context.Context) *group {
 	return &group{g, ctx}
 }
 
+// run runs a part that ends with the group's context. One that ends before, even without an error, ends the group.
 func (g *group) run(what string, part func(context.Context) error) {
-	g.Go(func() error {
-		if err := part(g.ctx); err != nil && !errors.Is(err, context.Canceled) {
-			return fmt.Errorf("%s: %w", what, err)
+	g.check(what, func(ctx context.Context) error {
+		err := part(ctx)
+		if err == nil && ctx.Err() == nil {
+			return errEnded
 		}
-		return nil
+		return err
+	})
+}
+
+// check runs something that may come to its end without an error.
+func (g *group) check(what string, f func(context.Context) error) {
+	g.Go(func() error {
+		err := f(g.ctx)
+		switch {
+		case err == nil, errors.Is(err, context.Canceled):
+			return nil
+		case err == errEnded:
+			return fmt.Errorf("%s %w", what, err)
+		}
+		return fmt.Errorf("%s: %w", what, err)
 	})
 }
 

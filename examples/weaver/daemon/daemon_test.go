@@ -66,6 +66,14 @@ func TestReconcile(t *testing.T) {
 	}
 }
 
+// TestPartEndsEarly: a part that ends before it is told to takes the others with it.
+func TestPartEndsEarly(t *testing.T) {
+	g := newGroup(t.Context())
+	g.run("walker", func(ctx context.Context) error { <-ctx.Done(); return nil })
+	g.run("sleeper", func(context.Context) error { return nil })
+	require.EqualError(t, g.Wait(), "sleeper ended unexpectedly")
+}
+
 // TestServeWaitsForHandlers: what a handler uses may be closed when serve has returned.
 func TestServeWaitsForHandlers(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

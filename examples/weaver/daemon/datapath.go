@@ -54,7 +54,7 @@ func (d *daemon) buildProtector() error {
 		err = ipsec.Probe()
 	}
 	if err != nil {
-		d.log.Warn("tunnels of the kernel's datapath cannot be encrypted, links use sleeve", "error", err)
+		d.log.Warn("tunnels of the kernel's datapath cannot be encrypted, links use sleeve", "err", err)
 		if d.xfrm == nil {
 			return nil
 		}

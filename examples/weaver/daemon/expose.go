@@ -34,7 +34,7 @@ func (a *attacher) keepExposed(ctx context.Context) {
 		if err == nil {
 			return
 		}
-		a.d.log.Warn("the host has no address on the overlay", "error", err, "retry", wait)
+		a.d.log.Warn("the host has no address on the overlay", "err", err, "retry", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,20 +104,30 @@ func handle[In, Out any](f func(context.Context, In) (Out, error)) http.HandlerF
 		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 		decoder.DisallowUnknownFields()
 		if err := decoder.Decode(&in); err != nil {
-			http.Error(w, "the request makes no sense: "+err.Error(), http.StatusBadRequest)
+			http.Error(w, "invalid request: "+err.Error(), http.StatusBadRequest)
 			return
 		}
 		out, err := f(r.Context(), in)
 		if err != nil {
-			http.Error(w, err.Error(), statusOf(err))
+			fail(w, err)
 			return
 		}
 		writeJSON(w, out)
 	}
 }
 
-// errUnfit is wrapped by errors about what a daemon with another configuration would do.
-var errUnfit = errors.New("the daemon is not configured for that")
+var (
+	// errUnfit is wrapped by errors about what a daemon with another configuration would do.
+	errUnfit = errors.New("the daemon is not configured for that")
+
+	errNoRange = fmt.Errorf("%w: it gives out no addresses, for it runs without --ipalloc-range", errUnfit)
+)
+
+// fail tells a client about an error, in one line.
+func fail(w http.ResponseWriter, err error) { http.Error(w, oneLine(err.Error()), statusOf(err)) }
+
+// oneLine joins the lines of a text, of which errors that are several have one each.
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 // statusOf returns what clients are told about an error besides its text; see [api.Error].
 func statusOf(err error) int {
@@ -123,7 +135,7 @@ func statusOf(err error) int {
 	switch {
 	case is(api.ErrNotAttached):
 		return http.StatusNotFound
-	case is(ipam.ErrConflict):
+	case is(ipam.ErrConflict), is(ipam.ErrReachable):
 		return http.StatusConflict
 	case is(errUnfit), is(ipam.ErrOutOfRange), is(ipam.ErrInvalidSubnet):
 		return http.StatusUnprocessableEntity

@@ -74,7 +74,7 @@ func (a *attacher) watch(ctx context.Context) {
 		if err == nil {
 			return
 		}
-		a.d.log.Warn("interfaces that go are noticed late", "error", err)
+		a.d.log.Warn("watching interface removals failed, polling", "err", err)
 		select {
 		case <-time.After(lookInterval):
 		case <-ctx.Done():
@@ -93,7 +93,7 @@ func (a *attacher) keepReconciled(ctx context.Context) {
 			act(v.alive)
 			act = func([]api.Attachment) {}
 		} else {
-			a.d.log.Warn("looking for the interfaces of containers", "error", err)
+			a.d.log.Warn("listing the interfaces of containers failed, retrying", "err", err)
 			v.lost, v.over, v.next = nil, nil, time.Now()
 		}
 		again := a.bury(ctx, v)
@@ -115,13 +115,13 @@ func (a *attacher) revive(alive []api.Attachment) {
 	for _, att := range alive {
 		a.withLock(att, func() {
 			if err := a.register(att); err != nil {
-				a.d.log.Warn("a name from before the restart", "attachment", att.ID, "error", err)
+				a.d.log.Warn("name not registered again after restart", "attachment", att.ID, "err", err)
 			}
 			if a.d.bridge.mode != ModeDirect {
 				return
 			}
 			if err := a.d.joinDatapath(att.Port); err != nil {
-				a.d.log.Warn("an interface from before the restart", "attachment", att.ID, "error", err)
+				a.d.log.Warn("port not rejoined to the datapath after restart", "attachment", att.ID, "err", err)
 			}
 		})
 	}
@@ -134,7 +134,7 @@ func (a *attacher) bury(ctx context.Context, v verdict) (again bool) {
 		done := a.withLock(att, func() {
 			a.unregister(att.ID)
 			a.d.log.Warn("the interface of a container is gone: it has no names any more, and its addresses for a while",
-				"id", att.ID, "port", att.Port, "names", att.Names, "addresses", att.Addresses, "kept for", a.d.cfg.Grace)
+				"attachment", att.ID, "port", att.Port, "names", att.Names, "addresses", att.Addresses, "grace", a.d.cfg.Grace)
 		})
 		if !done {
 			delete(v.since, att.ID)
@@ -149,10 +149,10 @@ func (a *attacher) bury(ctx context.Context, v verdict) (again bool) {
 			}
 			if err := a.end(ctx, att); err != nil {
 				again = true
-				a.d.log.Warn("tidying up after a container", "id", att.ID, "error", err)
+				a.d.log.Warn("tidying up after a container failed, retrying", "attachment", att.ID, "err", err)
 				return
 			}
-			a.d.log.Info("nothing of a dead container is left", "id", att.ID, "addresses", att.Addresses)
+			a.d.log.Info("nothing of a dead container is left", "attachment", att.ID, "addresses", att.Addresses)
 		})
 		again = again || !done
 	}

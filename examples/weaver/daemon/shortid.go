@@ -20,7 +20,7 @@ func (d *daemon) keepShortID(ctx context.Context) error {
 	for {
 		if id, ok := d.sw.Forwarder().Routes().ShortID(d.cfg.Name); ok {
 			if err := d.state.setShortID(id); err != nil {
-				d.log.Warn("remembering the short id", "error", err)
+				d.log.Warn("remembering the short id", "err", err)
 			}
 		}
 		select {

@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// targets is which peers to connect to, in the words of who named them: section 2 of the HTTP specification.
+// targets is which peers to connect to, in the words of the client that named them: section 2 of the HTTP specification.
 type targets struct {
 	Given []string // by the command line
 	Now   []string // after what clients have changed
@@ -79,6 +79,6 @@ func (d *daemon) changeTargets(w http.ResponseWriter, r *http.Request, f func(no
 		err = d.targets.change(d.state, f)
 	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
+		fail(w, err)
 	}
 }

@@ -121,7 +121,9 @@ func datapathSummary(r api.Report) string {
 }
 
 // field is a line with its label right-aligned.
-func field(label string, value any) string { return fmt.Sprintf("%15s: %v\n", label, value) }
+func field(label string, value any) string {
+	return fmt.Sprintf("%15s: %s\n", label, oneLine(fmt.Sprint(value)))
+}
 
 func enabled(on bool) string {
 	if on {
@@ -228,7 +230,7 @@ func connectionsText(r api.Report) string {
 		line := connectionLine(c.Outbound, c.Address.String(), c.State, info)
 		attributes := fmt.Sprintf("mtu=%d", c.Link.MTU)
 		if c.Encrypted {
-			attributes = "encrypted=true" + attributes // as callers know it
+			attributes = "encrypted=true" + attributes // Weave Net prints no space; scripts parse it
 		}
 		fmt.Fprintln(&b, line, attributes)
 		b.WriteString(betterLinks(c))
@@ -250,7 +252,7 @@ func betterLinks(c mesh.ConnStatus) string {
 		if l.Overlay == c.Link.Overlay {
 			break
 		}
-		fmt.Fprintf(&b, "   %s: %s", l.Overlay, cmp.Or(l.Reason, "not established yet"))
+		fmt.Fprintf(&b, "   %s: %s", l.Overlay, oneLine(cmp.Or(l.Reason, "not established yet")))
 		if !l.Next.IsZero() {
 			fmt.Fprintf(&b, ", next try: %s", l.Next.Format(time.RFC3339))
 		}

@@ -78,8 +78,8 @@ func (b *bridge) convert(containers int) error {
 	left := leftovers(b.wiring.Made, b.mode.wanted(b.name))
 	for _, p := range left {
 		if p.Name == b.name && containers > 0 {
-			return fmt.Errorf("%d containers are attached to the %s %s: detach them first, or start with --mode %s",
-				containers, p.Kind, p.Name, b.wiring.Mode)
+			return fmt.Errorf("detach the containers of the %s %s first (%d attached), or start with --mode %s",
+				p.Kind, p.Name, containers, b.wiring.Mode)
 		}
 	}
 	for _, p := range left {

@@ -163,7 +163,7 @@ func (h *Host) Launch(ctx context.Context) error {
 	}
 	h.daemon, h.exited = cmd, make(chan struct{})
 	go func(exited chan<- struct{}) {
-		_ = cmd.Wait() // for who asks again
+		_ = cmd.Wait() // how it ended is in its ProcessState
 		close(exited)
 	}(h.exited)
 	return h.until(ctx, func(api.Report) bool { return true })

@@ -55,7 +55,8 @@ func Send(from, to *Kernel, p Packet) Trace {
 		p.Src = p.Rewritten
 	}
 	if to.admits(p, sa, encrypted) {
-		if t.Outcome = Plain; encrypted {
+		t.Outcome = Plain
+		if encrypted {
 			t.Outcome = Encrypted
 		}
 	}

@@ -129,7 +129,7 @@ func (b *Bus) runDue() (wait time.Duration, ok bool) {
 	}
 }
 
-// at puts do on the agenda. Order at one instant is by owner and not by who came first, so that it does not depend on the
+// at puts do on the agenda. Order at one instant is by owner and not by arrival, so that it does not depend on the
 // scheduler. The caller holds mu.
 func (b *Bus) at(when time.Time, owner *channel, do func()) {
 	if b.finished {

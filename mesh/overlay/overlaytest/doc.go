@@ -3,7 +3,7 @@
 //
 //   - [Network] joins links of in-memory overlays: for tests of what stands on links, such as the switch or the mesh.
 //   - [Port] is a port whose host is the test.
-//   - [Connect] stands for a mesh connection between two overlays; [TestOverlay] is the suite, for who writes a carrier.
+//   - [Connect] stands for a mesh connection between two overlays; [TestOverlay] is the suite for the authors of carriers.
 //
 // All of it blocks on channels only and so can be used in bubbles of testing/synctest, where waiting costs nothing.
 package overlaytest

@@ -154,7 +154,8 @@ func (n *Network) carries(l *link) bool {
 // remove takes l off its wire.
 func (n *Network) remove(l *link) {
 	ends := slices.DeleteFunc(n.wires[l.id], func(x *link) bool { return x == l })
-	if n.wires[l.id] = ends; len(ends) == 0 {
+	n.wires[l.id] = ends
+	if len(ends) == 0 {
 		delete(n.wires, l.id)
 	}
 }
