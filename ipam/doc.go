@@ -20,7 +20,9 @@
 // No message stops the allocator, and none closes a link. A ring that cannot be merged is left alone and shown in
 // [Status]. A piece that another peer claims, while we use addresses of it, is in dispute: nothing more is given out of
 // it, what is in use is served on, and the weaker side asks the other for these addresses one by one, after which it
-// gives up the rest. Address space that is not in dispute is given out all the while.
+// gives up the rest. Address space that is not in dispute is given out all the while; only when a ring is met that was born
+// apart and goes for ours, and after space was taken over, do those come first who use addresses of it: then nothing new is
+// given out for some seconds, and never for more than three minutes in ten.
 //
 // # How the first ring comes about
 //
@@ -121,7 +123,7 @@
 // # Reading the source
 //
 // core.go is the machine without lock, clock or goroutine, with its parts in requests.go, waiting.go, wanted.go, vote.go,
-// dispute.go, takeover.go, join.go, meeting.go and life.go; standing.go says what may be done when; presence.go, fence.go and reclaim.go are about
-// the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side, wire.go all that is
-// gob. The ring, the set of free addresses and the vote are pure packages in internal.
+// dispute.go, takeover.go, join.go, meeting.go and life.go; standing.go says what may be done when; presence.go, fence.go and
+// reclaim.go are about the dead; allocator.go is the calls, run.go the two goroutines of Run, receive.go the carrier's side,
+// wire.go all that is gob. The ring, the set of free addresses and the vote are pure packages in internal.
 package ipam
