@@ -39,7 +39,8 @@ func TestForwardJoins(t *testing.T) {
 	for range clients {
 		go func() { answers <- resolve(t, "udp", s.sockets.Addr(), "www.example.com.", dns.TypeA) }()
 	}
-	require.Eventually(t, func() bool { return s.waiting.taken() == clients }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return s.forward.aboard() == clients }, patience, time.Millisecond)
+	require.Equal(t, clients, s.waiting.taken())
 	close(release)
 	for range clients {
 		require.Len(t, (<-answers).Answer, 1)
@@ -48,6 +49,16 @@ func TestForwardJoins(t *testing.T) {
 	require.Empty(t, up.seen)
 	require.Len(t, resolve(t, "udp", s.sockets.Addr(), "www.example.com.", dns.TypeA).Answer, 1)
 	require.Len(t, up.seen, 1, "asked anew")
+}
+
+// aboard counts those who wait for queries that are on their way. To hold a place is not enough: who does may still be about to ask.
+func (f *forwarder) aboard() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, l := range f.flights {
+		n += l.aboard
+	}
+	return n
 }
 
 // TestForwardAsksAgain loses the first datagram.

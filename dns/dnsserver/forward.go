@@ -37,6 +37,7 @@ type forwarder struct {
 
 // flight is a query on its way, with all who ask the same.
 type flight struct {
+	aboard int           // how many these are; under the forwarder's mu
 	landed chan struct{} // closed when the rest is there
 	answer []byte        // fit for all of them but for the id
 	err    error
@@ -74,6 +75,7 @@ func (f *forwarder) do(ctx context.Context, e *exchange) ([]byte, error) {
 		l = &flight{landed: make(chan struct{})}
 		f.flights[key] = l
 	}
+	l.aboard++
 	f.mu.Unlock()
 	if !joined {
 		l.answer, l.err = f.fly(ctx, e)
