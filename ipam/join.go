@@ -21,7 +21,7 @@ import (
 //
 // A peer that changes over keeps the addresses it uses. They are strays now: in use here, in a piece of somebody else's.
 // It asks the owner for each, as for a claim, until it is granted. Whoever meets a ring that is to go gives out nothing new
-// as long as these requests come, for a minute at most, so that they come first: see meeting.go. If the owner uses the
+// as long as these requests come, within bounds, so that they come first: see meeting.go. If the owner uses the
 // address as well, it had been given out twice before the rings met; nothing can keep both, and [Status] shows it.
 //
 // A peer of Weave Net 2.8 refuses our new ring, and so would be cut off. So a peer changes over only if all who share its
